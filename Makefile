@@ -1,0 +1,37 @@
+# Everything a contributor or CI needs. The only prerequisites are Python 3.11+ (PYTHON=...), git and make.
+# pip reads its own settings: for example, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# avoids downloading the CUDA build of torch on a Linux machine without a GPU.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check format
+.NOTPARALLEL:
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: .venv/.core ## Erase a concept from the bundled model, draw before and after
+	$(BIN)/python examples/demo.py
+
+test: check ## Everything CI runs: check, then the tests
+	$(BIN)/python -m pytest
+
+check: .venv/.dev ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.dev ## Rewrite the sources in house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# A stamp says what was installed; pip runs again once a pin is newer than its stamp.
+.venv/.core: what := .
+.venv/.dev: what := .[dev,recipes,report]
+.venv/.core .venv/.dev: pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	@echo "installing '$(what)' into .venv (minutes the first time)"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '$(what)'
+	@touch .venv/.core $@

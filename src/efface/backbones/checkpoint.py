@@ -1,0 +1,115 @@
+"""A lazy view of a checkpoint folder: configs, and tensors by name without building the model.
+
+Only safetensors are read. A file whose header lies or that ends early is refused by the reader itself,
+before anything of its claimed size is allocated.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efface.core import EffaceError
+
+BUNDLED = Path(__file__).parents[1] / "models"
+"""Folder of the models that ship with efface."""
+
+
+def bundled() -> dict[str, Path]:
+    """Name -> folder of every model in the box."""
+    return {p.parent.name: p.parent for p in sorted(BUNDLED.glob("*/model_index.json"))}
+
+
+def resolve(spec: str) -> Path:
+    """The local folder of a bundled name, a diffusers folder or a hub id."""
+    if spec in bundled():
+        return bundled()[spec]
+    path = Path(spec).expanduser()
+    if (path / "model_index.json").is_file():
+        return path
+    if path.exists():
+        raise EffaceError(f"{spec} holds no model_index.json: give a diffusers folder, a hub id or 'emoji'")
+    if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
+        raise EffaceError(f"no model {spec!r}: give a diffusers folder, a hub id (owner/name) or 'emoji'")
+    return _from_hub(spec)
+
+
+def _from_hub(spec: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise EffaceError(f"cannot get {spec!r} from the hub ({type(error).__name__}): check name and network") from error
+
+
+class Checkpoint:
+    """One diffusers folder on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """The pipeline's table of components."""
+        return self.read_json(self.root / "model_index.json")
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """A component's config."""
+        return self.read_json(self.root / component / "config.json")
+
+    @staticmethod
+    def read_json(path: Path) -> Mapping[str, Any]:
+        """A JSON object, or one sentence on what is wrong with it."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise EffaceError(f"{path} is missing: the model folder is incomplete") from error
+        except (OSError, ValueError) as error:
+            raise EffaceError(f"{path} cannot be read as JSON ({error}): the model folder is damaged") from error
+        if not isinstance(value, dict):
+            raise EffaceError(f"{path} is not a JSON object: the model folder is damaged")
+        return value
+
+    def files(self, component: str) -> list[Path]:
+        """The safetensors files of a component: full precision where both are there, shards in order."""
+        folder = self.root / component
+        for stem in ("diffusion_pytorch_model", "model"):
+            for variant in ("", ".fp16"):
+                whole = folder / f"{stem}{variant}.safetensors"
+                index = folder / f"{stem}.safetensors.index{variant}.json"
+                if whole.is_file():
+                    return [whole]
+                if index.is_file():
+                    shards = sorted(set(self.read_json(index)["weight_map"].values()))
+                    return [folder / shard for shard in shards]
+        raise EffaceError(f"{folder} holds no .safetensors weights: convert the model or download it again")
+
+    def where(self, component: str) -> dict[str, Path]:
+        """Tensor name -> file, for every tensor of a component."""
+        found: dict[str, Path] = {}
+        for file in self.files(component):
+            with self.open(file) as tensors:
+                found |= dict.fromkeys(tensors.keys(), file)
+        return found
+
+    def tensor(self, file: Path, name: str) -> Tensor:
+        """One tensor as it is stored."""
+        with self.open(file) as tensors:
+            found: Tensor = tensors.get_tensor(name)
+            return found
+
+    @staticmethod
+    def open(file: Path) -> Any:
+        """A safetensors reader, or one sentence on why there is none."""
+        try:
+            return safe_open(file, framework="pt")
+        except FileNotFoundError as error:
+            raise EffaceError(f"{file} is missing: the model folder is incomplete") from error
+        except (SafetensorError, OSError) as error:
+            raise EffaceError(f"{file} is truncated or not safetensors ({error}): download it again") from error

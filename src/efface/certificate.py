@@ -1,0 +1,134 @@
+"""How near any prompt, even a soft one, can bring an erased concept back to the denoiser's door.
+
+Ours; no published source. A text encoder's rows leave a norm, so they lie on an ellipsoid
+e = γ ⊙ z + β with |z|² = d (and Σz = 0 after a LayerNorm). What the denoiser reads of a row e is
+W T e for every projection W, so the distance from the concept's row c is ‖G^½(T e − c)‖ with
+G = Σ WᵀW. Its least value over the ellipsoid is a quadratic on a sphere, solved exactly by
+`efface.linalg.sphere_minimum`. The recovery curve is RECE's derived embedding (arXiv 2407.12383,
+section 3) swept over its regulariser.
+
+What it does NOT bound, and must be said wherever it is shown:
+
+- anything but the rows of this one text stream, one row at a time: pooled text, a second encoder,
+  ControlNet or IP-Adapter inputs, start images and latents (inversion, latent noise) stay free;
+- attacks on weights: fine-tuning, relearning, undoing the map;
+- other words: a concept that other rows than the judged ones also mean can be drawn from those;
+- rows off the ellipsoid: an attacker who may feed any vector sends T⁻¹c; and where the encoder's
+  last layer has no norm the ellipsoid is itself an estimate, and so is the certificate;
+- pictures: a distance in keys and values is not a rate at which a detector fires.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from efface.core import EffaceError, Ellipsoid
+from efface.linalg import LowRank, derive_regzero, sphere_minimum
+
+_NIL = 1e-10
+"""Below this share of cᵀGc, (v − c)ᵀG(v − c) is float32 round-off: the row is not moved at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """The certificate of every judged row: 0 fully recoverable, 1 as far off as its goal."""
+
+    values: Float[Tensor, "judged"]
+    """q(c), never below 0; above 1 where the edit overshoots the goal."""
+    embeddings: Float[Tensor, "judged d"]
+    """The minimisers e*: the best an attacker can feed in place of each row."""
+    rows: Int[Tensor, "judged"]
+    """Which of the rows given were judged; the rest are not moved by their goals (BOS)."""
+
+    @property
+    def min(self) -> float | None:
+        """The most recoverable row; None when no row was judged."""
+        return self.values.min().item() if len(self.values) else None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over judged rows; None when there are none."""
+        return self.values.mean().item() if len(self.values) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Recovery:
+    """What it costs to bring each row back, one line per regulariser μ."""
+
+    residual: Float[Tensor, "ridges n"]
+    """Σ|W x − W₀c|² / Σ|W₀c|²: 0 is full recovery."""
+    norm: Float[Tensor, "ridges n"]
+    """|x| / |c| of the embedding x that does it."""
+
+
+def certificate(
+    map: LowRank,
+    gram: Float[Tensor, "d d"],
+    ellipsoid: Ellipsoid,
+    rows: Float[Tensor, "n d"],
+    goals: Float[Tensor, "n d"],
+) -> Certificate:
+    """q(c) = min over the ellipsoid of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each row c.
+
+    Symbols: `map` T, `gram` G, `rows` c, `goals` v, `ellipsoid` γ, β. With P an orthonormal basis
+    of the allowed z, B = T diag(γ) P and r₀ = Tβ − c: minimise yᵀ(BᵀGB)y + 2(BᵀGr₀)ᵀy on |y|² = d.
+    """
+    gram, rows, goals = gram.double(), rows.double(), goals.double()
+    scale, shift = ellipsoid.scale.double(), ellipsoid.shift.double()
+    width = rows.shape[1]
+    moved = _quadratic(gram, goals - rows)
+    judged = (moved > _NIL * _quadratic(gram, rows)).nonzero().squeeze(1)
+
+    basis = _directions(width, ellipsoid.centred, rows.device)
+    reach = map.apply((scale[:, None] * basis).T).T
+    offset = map.apply(shift[None]) - rows[judged]
+    y = sphere_minimum(reach.T @ gram @ reach, -offset @ gram @ reach, float(width))
+    embeddings = scale * (y @ basis.T) + shift
+    left = _quadratic(gram, map.apply(embeddings) - rows[judged])
+    return Certificate(left / moved[judged], embeddings, judged)
+
+
+def drift(map: LowRank, gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> float:
+    """Mean over rows of eᵀ(T − I)ᵀG(T − I)e / eᵀGe: what the edit moves of what must stay.
+
+    Measure it on phrasings that the fit did not see.
+    """
+    if not len(rows):
+        raise EffaceError("drift of no rows: give the encoded rows of at least one kept prompt")
+    gram, rows = gram.double(), rows.double()
+    moved = _quadratic(gram, map.apply(rows) - rows)
+    return (moved / _quadratic(gram, rows)).mean().item()
+
+
+def recovery_curve(
+    map: LowRank,
+    gram: Float[Tensor, "d d"],
+    rows: Float[Tensor, "n d"],
+    ridges: Sequence[float],
+) -> Recovery:
+    """Residual against norm of RECE's embedding x(μ), for each μ in `ridges`.
+
+    T is usually invertible, so as μ → 0 the residual goes to 0: what an edit buys is the norm that
+    it takes to get there.
+    """
+    gram, rows, edit = gram.double(), rows.double(), map.dense()
+    derived = [derive_regzero(edit, gram, rows, ridge) for ridge in ridges]
+    left = torch.stack([_quadratic(gram, map.apply(x) - rows) for x in derived])
+    norm = torch.stack([x.norm(dim=1) for x in derived])
+    return Recovery(left / _quadratic(gram, rows), norm / rows.norm(dim=1))
+
+
+def _quadratic(gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    return ((rows @ gram) * rows).sum(1)
+
+
+def _directions(width: int, centred: bool, device: torch.device) -> Float[Tensor, "d free"]:
+    """Orthonormal basis P of all z, or of those with Σz = 0 (Householder, 1/√d to axis 0)."""
+    eye = torch.eye(width, dtype=torch.float64, device=device)
+    if not centred:
+        return eye
+    normal = torch.full_like(eye[0], width**-0.5) - eye[0]
+    return (eye - 2 * torch.outer(normal, normal) / normal.square().sum())[:, 1:]

@@ -1,0 +1,150 @@
+"""The nouns every other module speaks: concepts, cases, edits, verdicts, estimates.
+
+Nothing here imports another module of efface.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from jaxtyping import Float, Int
+from PIL.Image import Image
+from torch import Tensor
+
+
+class EffaceError(ValueError):
+    """Bad input, told in one sentence: what, where, the remedy. The command line exits with 2."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What goes, where it goes to, what must stay."""
+
+    name: str
+    erase: tuple[str, ...]
+    """Phrases that mean the concept."""
+    toward: tuple[str, ...] = ("",)
+    """What each becomes: one for all, or one per `erase`; "" is the unconditional prompt."""
+    keep: tuple[str, ...] = ()
+    """Phrases whose meaning must not move."""
+
+    def __post_init__(self) -> None:
+        if not self.erase:
+            raise EffaceError("nothing to erase: name at least one concept")
+        if len(self.toward) not in (1, len(self.erase)):
+            raise EffaceError(
+                f"{len(self.erase)} phrases to erase but {len(self.toward)} targets: "
+                "give one target for all, or one for each"
+            )
+        clash = sorted({e.strip().lower() for e in self.erase} & {k.strip().lower() for k in self.keep})
+        if clash:
+            raise EffaceError(f"{clash[0]!r} is both erased and kept: remove it from one of the two")
+
+    def goals(self) -> tuple[str, ...]:
+        """One target per erased phrase."""
+        return self.toward * len(self.erase) if len(self.toward) == 1 else self.toward
+
+
+@dataclass(frozen=True)
+class Case:
+    """One drawing order; attacks answer with changed cases."""
+
+    prompt: str
+    seed: int
+    steps: int = 20
+    guidance: float = 5.0
+    embeds: Float[Tensor, "tokens width"] | None = None
+    """Soft prompt in place of the encoder's output."""
+    start: Path | None = None
+    """Picture to start from (image-to-image, inpainting)."""
+
+
+class Encoded(NamedTuple):
+    """Prompts as the denoiser receives them, before any patch."""
+
+    states: Float[Tensor, "prompts tokens width"]
+    last: Int[Tensor, "prompts"]
+    """Position of the last word; 0, the start token, for an empty prompt."""
+
+
+class Ellipsoid(NamedTuple):
+    """Where a text encoder's rows lie: scale * z + shift with |z|^2 = width."""
+
+    scale: Float[Tensor, "width"]
+    shift: Float[Tensor, "width"]
+    centred: bool
+    """Whether z also sums to zero (LayerNorm) or not (RMSNorm)."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptMap:
+    """T = I + a bᵀ on the rows of one text stream, merged wherever that text enters the denoiser."""
+
+    encoder: str
+    """The text stream: "text", "pooled", "t5" ..."""
+    a: Float[Tensor, "width rank"]
+    b: Float[Tensor, "width rank"]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of one tensor: W + a b ("add"), W * a ("mul") or a ("set")."""
+
+    param: str
+    """Component and name: "unet/down_blocks.0....attn2.to_k.weight"."""
+    op: Literal["add", "mul", "set"]
+    a: Tensor
+    b: Tensor | None = None
+
+
+class Backbone(Protocol):
+    """What an eraser may ask of a model. Tensors come as they are stored; nothing is ever changed."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the tensors that text passes through."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the text streams the denoiser reads."""
+
+    def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
+        """Rows of several prompts in float32."""
+
+    def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
+        """Name and weight of every matrix that first consumes the stream, one at a time."""
+
+    def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
+        """G = sum of WᵀW over the readers, float64."""
+
+    def ellipsoid(self, stream: str = "text") -> Ellipsoid:
+        """Where the stream's rows lie."""
+
+
+OnStep = Callable[[str, int, int], None]
+"""Progress: what is being done, step, of how many."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one picture."""
+
+    score: float | None
+    """None: could not judge; never counted as a pass."""
+    hit: bool | None
+    labels: Mapping[str, float] = field(default_factory=dict)
+
+
+Detector = Callable[[Sequence[Image]], list[Verdict]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number with its interval; `value` is None when n == 0, never 0.0."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    skipped: int = 0
+    unit: str = ""
