@@ -3,6 +3,9 @@
 import ipaddress
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -32,3 +35,61 @@ def _guard(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_guard)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random pipeline; read it, copy it, never write into it."""
+    from tests.tiny import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_patch(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch file that erases "cat" from the tiny model."""
+    import efface
+
+    path = tmp_path_factory.mktemp("patches") / "no-cat.safetensors"
+    efface.erase(tiny, "cat").save(path)
+    return path
+
+
+class Ran(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run `efface` with these arguments in this process."""
+    from efface.cli import main
+
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in arguments])
+        return Ran(int(left.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Ran], tmp_path: Path) -> Callable[..., str]:
+    """Run a command that must be refused; answers with its one sentence."""
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def run(*arguments: object) -> str:
+        done = cli(*[str(a).replace("OUT", str(out)) for a in arguments])
+        assert done.code == 2, done
+        assert done.out == ""
+        assert done.err.startswith("efface: ")
+        assert len(done.err.splitlines()) == 1
+        assert not list(out.iterdir())
+        return done.err
+
+    return run

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efface.api import apply, draw, erase, load, stack
+    from efface.api import apply, draw, erase, load, pipeline, stack
     from efface.core import Case, Concept, EffaceError, Estimate, Verdict
     from efface.patch import Patch
 
@@ -20,11 +20,12 @@ __all__ = [
     "draw",
     "erase",
     "load",
+    "pipeline",
     "stack",
 ]
 
 _HOMES = {
-    "api": ("apply", "draw", "erase", "load", "stack"),
+    "api": ("apply", "draw", "erase", "load", "pipeline", "stack"),
     "core": ("Case", "Concept", "EffaceError", "Estimate", "Verdict"),
     "patch": ("Patch",),
 }

@@ -1,6 +1,7 @@
 """The short way: erase, load, apply, draw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,15 @@ import torch
 from efface.backbones.model import Model, open_model
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.erasers import build
+from efface.facts import measure
+from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
-__all__ = ["apply", "draw", "erase", "load", "stack"]
+__all__ = ["apply", "draw", "erase", "load", "pipeline", "stack"]
 
 NEAR = 0.9
 """Cosine above which a word to keep means the erased concept itself."""
@@ -29,25 +32,42 @@ def erase(
     source: "str | Path | DiffusionPipeline",
     *concepts: str,
     toward: str | Sequence[str] = "",
-    keep: Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     method: str = "rece",
     preset: str | None = None,
+    strength: float = 1.0,
     seed: int = 0,
     on_step: OnStep = quiet,
     **settings: Any,
 ) -> Patch:
     """Fit the patch that erases `concepts` from a model; the model is left alone.
 
-    `source`: "emoji", a diffusers folder, a hub id or a loaded pipeline. `toward`: what the concepts become,
-    "" for nothing in particular. `keep`: phrases that must not change; None means the model's own list of
-    everyday words, less those that mean the concept. `settings`: fields of the method's dataclass.
+    `source`: "emoji", a diffusers folder, a hub id or a loaded pipeline. `toward`: what concepts
+    become, "" for nothing in particular. `keep`: phrases that must not change; None means the
+    model's own list of everyday words, less those that mean the concept. `strength`: 0 is no edit,
+    1 the edit as fitted; what the patch tells is measured at it. `settings`: fields of the method.
     """
     eraser = build(method, preset, **settings)
     model = open_model(source)
-    kept = everyday(model, concepts) if keep is None else tuple(keep)
-    goals = (toward,) if isinstance(toward, str) else tuple(toward)
+    kept = everyday(model, concepts) if keep is None else _phrases(keep)
+    goals = _phrases(toward)
     concept = Concept(", ".join(concepts), tuple(concepts), goals, kept)
-    return eraser.fit(model, concept, torch.Generator().manual_seed(seed), on_step)
+    patch = eraser.fit(model, concept, torch.Generator().manual_seed(seed), on_step)
+    scaled = patch.scale(strength)
+    return scaled if scaled is patch else remeasured(model, scaled, patch.facts)
+
+
+def _phrases(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def remeasured(model: Model, scaled: Patch, facts: Mapping[str, Any]) -> Patch:
+    """A scaled patch with the facts of the one it came from, measured anew where they can be."""
+    if scaled.edits or len(scaled.maps) != 1:
+        return scaled
+    [only] = scaled.maps
+    found = measure(model, scaled.concept, LowRank(only.a, only.b), model.gram(only.encoder))
+    return replace(scaled, facts={**facts, **found})
 
 
 def everyday(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:
@@ -55,7 +75,8 @@ def everyday(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:
 
     Meaning is the last row of the padded prompt less that of the empty prompt.
     """
-    words = [w for w in model.vocabulary if w not in concepts]
+    erased = {c.strip().lower() for c in concepts}
+    words = [w for w in model.vocabulary if w.strip().lower() not in erased]
     if not words or not concepts:
         return tuple(words)
     rows = model.encode(["", *concepts, *words]).states[:, -1]
@@ -71,6 +92,13 @@ def apply(pipe: "DiffusionPipeline", *patches: Patch) -> "DiffusionPipeline":
     return view(pipe, *patches)
 
 
+def pipeline(spec: str, **options: Any) -> "DiffusionPipeline":
+    """The pipeline of "emoji", a folder or a hub id; `options` go to its `from_pretrained`."""
+    from efface.backbones.pipeline import load_pipeline
+
+    return load_pipeline(spec, **options)
+
+
 def draw(
     source: "str | Path | DiffusionPipeline",
     prompts: Sequence[str],
@@ -82,10 +110,9 @@ def draw(
 ) -> "list[Image]":
     """Every prompt at every seed, prompt by prompt."""
     from efface.backbones.pipeline import draw as pictures
-    from efface.backbones.pipeline import load_pipeline
 
     if not prompts:
         raise EffaceError("nothing to draw: give at least one prompt")
-    pipe = load_pipeline(str(source)) if isinstance(source, str | Path) else source
+    pipe = pipeline(str(source)) if isinstance(source, str | Path) else source
     cases = [Case(p, s, steps, guidance) for p in prompts for s in seeds]
     return pictures(pipe, cases, on_step)

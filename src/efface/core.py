@@ -6,7 +6,7 @@ Nothing here imports another module of efface.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from PIL.Image import Image
@@ -37,9 +37,13 @@ class Concept:
                 f"{len(self.erase)} phrases to erase but {len(self.toward)} targets: "
                 "give one target for all, or one for each"
             )
-        clash = sorted({e.strip().lower() for e in self.erase} & {k.strip().lower() for k in self.keep})
+        clash = sorted(
+            {e.strip().lower() for e in self.erase} & {k.strip().lower() for k in self.keep}
+        )
         if clash:
-            raise EffaceError(f"{clash[0]!r} is both erased and kept: remove it from one of the two")
+            raise EffaceError(
+                f"{clash[0]!r} is both erased and kept: remove it from one of the two"
+            )
 
     def goals(self) -> tuple[str, ...]:
         """One target per erased phrase."""
@@ -98,6 +102,7 @@ class Edit:
     b: Tensor | None = None
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """What an eraser may ask of a model. Tensors come as they are stored; nothing is ever changed."""
 
@@ -120,6 +125,11 @@ class Backbone(Protocol):
 
     def ellipsoid(self, stream: str = "text") -> Ellipsoid:
         """Where the stream's rows lie."""
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one checkpoint, possibly loaded in different precisions."""
+    return any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
 
 
 OnStep = Callable[[str, int, int], None]

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from efface.certificate import certificate, drift
 from efface.core import Backbone, Concept
 from efface.linalg import LowRank
 from efface.tokens import Pairs, aligned
-
-from jaxtyping import Float
-from torch import Tensor
 
 PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
@@ -18,7 +18,11 @@ OTHER_PHRASING = "an image of a {}"
 
 def judged_pairs(model: Backbone, concept: Concept) -> Pairs:
     """Rows of every phrasing of the concept from its last word on, with the rows they should become."""
-    named = [(p.format(e), g) for e, g in zip(concept.erase, concept.goals(), strict=True) for p in PHRASINGS]
+    named = [
+        (p.format(e), g)
+        for e, g in zip(concept.erase, concept.goals(), strict=True)
+        for p in PHRASINGS
+    ]
     source, target = model.encode([s for s, _ in named]), model.encode([t for _, t in named])
     return aligned(source, target, "last_to_end")
 

@@ -1,13 +1,12 @@
-"""The artifact's whole life: save, load, stack, scale, apply.
+"""The artifact's whole life: save, load, stack, scale.
 
-A patch is one safetensors file. Its header's single metadata key, "efface", is JSON: concept, eraser and
-settings, the fingerprint of the base, versions, time, and what the fit measured. Reading one never runs
-code and never allocates more than the file holds.
+A patch is one safetensors file. Its header's single metadata key, "efface", is JSON: concept,
+eraser and settings, the fingerprint of the base, versions, time, and what the fit measured. Reading
+one never runs code and never allocates more than the file holds.
 """
 
 import json
-import os
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,17 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from efface.core import Concept, Edit, EffaceError, PromptMap
+from efface.core import Concept, Edit, EffaceError, PromptMap, same_base
 from efface.linalg import LowRank
+from efface.output import check_output, write_whole
 
 FORMAT = 1
-"""Version of the header; a reader refuses a newer one."""
+"""Version of the header; a reader refuses any other."""
 HEADER_LIMIT = 1 << 20
 """Bytes of story a header may hold."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a patch's numbers may be stored as."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +48,13 @@ class Patch:
     """Time and versions, once it was saved."""
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the file under a temporary name, fsync, rename; refuses to overwrite unless forced."""
+        """Write the file under a temporary name, fsync, rename; overwrites only if forced."""
         path = Path(path)
-        if path.exists() and not force:
-            raise EffaceError(f"{path} exists: choose another name or pass --force")
-        if not path.parent.is_dir():
-            raise EffaceError(f"{path.parent} is not a folder: create it first")
+        check_output(path, force=force)
+        write_whole(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The file's content; what `load` would refuse is refused here."""
         versions = {name: version(name) for name in ("efface", "torch", "transformers")}
         story = {
             "format": FORMAT,
@@ -62,21 +66,192 @@ class Patch:
             "facts": dict(self.facts),
             "made": {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions},
         }
-        write_whole(path, to_bytes(_tensors(self), {"efface": json.dumps(story)}))
+        tensors = _tensors(self)
+        _check_numbers(tensors, "the patch's")
+        try:
+            told = json.dumps(story, allow_nan=False)
+        except ValueError as error:
+            raise EffaceError(f"the patch's story cannot be written as JSON ({error})") from error
+        data = to_bytes(tensors, {"efface": told})
+        if (size := int.from_bytes(data[:8], "little")) > HEADER_LIMIT:
+            raise EffaceError(
+                f"the patch's story takes {size} of at most {HEADER_LIMIT} bytes: keep fewer phrases"
+            )
+        return data
 
-    def stack(patches: Sequence[Patch]) -> Patch:
+    def scale(self, strength: float) -> "Patch":
+        """The same erasure at another strength: 0 is no edit, 1 the edit as fitted.
+
+        What the fit measured does not hold at another strength, so `facts` are left out then.
+        """
+        if not math.isfinite(strength):
+            raise EffaceError(f"strength {strength} is no number: 0 is no edit, 1 the whole edit")
+        if strength == 1:
+            return self
+        return replace(
+            self,
+            eraser={**self.eraser, "strength": strength * self.eraser.get("strength", 1.0)},
+            maps=tuple(replace(m, a=m.a * strength) for m in self.maps),
+            edits=tuple(_scaled(e, strength) for e in self.edits),
+            facts={},
+        )
+
+
+def _scaled(edit: Edit, strength: float) -> Edit:
+    if edit.op == "add":
+        return replace(edit, a=edit.a * strength)
+    if edit.op == "mul":
+        return replace(edit, a=1 + (edit.a - 1) * strength)
+    raise EffaceError(f"the patch sets {edit.param} outright: only strength 1 can be asked of it")
+
+
+def _tensors(patch: Patch) -> dict[str, Tensor]:
+    """The file's tensors by name: maps.0.a, maps.0.b, edits.0.a ..."""
+    found: dict[str, Tensor | None] = {}
+    for i, m in enumerate(patch.maps):
+        found |= {f"maps.{i}.a": m.a, f"maps.{i}.b": m.b}
+    for i, e in enumerate(patch.edits):
+        found |= {f"edits.{i}.a": e.a, f"edits.{i}.b": e.b}
+    # Copies: one tensor may stand in two places, which a safetensors file does not allow.
+    dense = torch.contiguous_format
+    held = {name: t.detach().cpu() for name, t in found.items() if t is not None}
+    return {name: t.clone(memory_format=dense) for name, t in held.items()}
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], whose: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS or not tensor.isfinite().all():
+            raise EffaceError(f"{whose} tensor {name!r} holds values that are not finite numbers")
+
+
+def load(path: str | Path) -> Patch:
+    """Read a patch file, or one sentence on why it is none."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise EffaceError(f"{path} is not a regular file: a patch is one .safetensors file")
+        _check_header(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise EffaceError(f"{path} does not exist: give the path of a patch file") from error
+    except OSError as error:
+        raise EffaceError(f"{path} cannot be read ({error}): give a patch file") from error
+    except SafetensorError as error:
+        raise EffaceError(
+            f"{path} is truncated or not a patch ({error}): make it again with efface erase"
+        ) from error
+    if "efface" not in metadata:
+        raise EffaceError(f"{path} is safetensors but no patch: give a file that efface wrote")
+    try:
+        return _assemble(_story(metadata["efface"]), tensors)
+    except EffaceError as error:
+        raise EffaceError(f"{path} is damaged: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that claims more than a story can need, before anything parses it."""
+    with path.open("rb") as file:
+        claimed = int.from_bytes(file.read(8), "little")
+    if claimed > HEADER_LIMIT:
+        raise EffaceError(
+            f"{path} is not a patch: its header claims {claimed} bytes, a patch's has at most "
+            f"{HEADER_LIMIT}"
+        )
+
+
+def _story(text: str) -> dict[str, Any]:
+    """The header's JSON with every field of the type that the rest relies on."""
+    try:
+        story = json.loads(text)
+        # What could not be written again is refused: infinities (1e999 is one) and half characters.
+        json.dumps(story, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise EffaceError(f"its story is not JSON ({error})") from error
+    if not isinstance(story, dict) or type(story.get("format")) is not int:
+        raise EffaceError("its story has no format number")
+    if story["format"] != FORMAT:
+        raise EffaceError(
+            f"it has format {story['format']}, this efface reads {FORMAT}: use the one that made it"
+        )
+    kinds = {"concept": dict, "eraser": dict, "base": str, "maps": list, "edits": list}
+    for key, kind in (kinds | {"facts": dict, "made": dict}).items():
+        if not isinstance(story.get(key), kind):
+            raise EffaceError(f"its story's {key!r} is not a {kind.__name__}")
+    if not isinstance(story["eraser"].get("strength", 1.0), int | float):
+        raise EffaceError("its eraser's 'strength' is not a number")
+    return story
+
+
+def _assemble(story: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
+    """The patch that a story and its tensors tell of; every tensor must have its place."""
+    _check_numbers(tensors, "its")
+    left = dict(tensors)
+    maps = tuple(_map(name, f"maps.{i}", left) for i, name in enumerate(story["maps"]))
+    edits = tuple(_edit(entry, f"edits.{i}", left) for i, entry in enumerate(story["edits"]))
+    if left:
+        raise EffaceError(f"its tensor {min(left)!r} is not told of in its story")
+    return Patch(
+        concept=_concept(story["concept"]),
+        eraser=story["eraser"],
+        base=story["base"],
+        maps=maps,
+        edits=edits,
+        facts=story["facts"],
+        made={str(k): str(v) for k, v in story["made"].items()},
+    )
+
+
+def _concept(told: dict[str, Any]) -> Concept:
+    phrases = {key: told.get(key) for key in ("erase", "toward", "keep")}
+    for key, value in phrases.items():
+        if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
+            raise EffaceError(f"its concept's {key!r} is not a list of phrases")
+    if not isinstance(told.get("name"), str):
+        raise EffaceError("its concept has no name")
+    return Concept(told["name"], **{key: tuple(value or ()) for key, value in phrases.items()})
+
+
+def _map(encoder: Any, place: str, left: dict[str, Tensor]) -> PromptMap:
+    a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
+    if not isinstance(encoder, str) or a is None or b is None or a.ndim != 2 or a.shape != b.shape:
+        raise EffaceError(f"its {place} is not a pair of matrices of one shape")
+    return PromptMap(encoder, a, b)
+
+
+def _edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
+    a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
+    match entry:
+        case [str(param), "add" | "mul" | "set" as op]:
+            pass
+        case _:
+            raise EffaceError(f"its {place} names no tensor to add to, multiply or set")
+    if a is None or (b is not None and (op != "add" or a.ndim != 2 or b.ndim != 2)):
+        raise EffaceError(f"its {place} has not the tensors that {op!r} needs")
+    if b is not None and a.shape[1] != b.shape[0]:
+        raise EffaceError(f"its {place} multiplies {tuple(a.shape)} with {tuple(b.shape)}")
+    return Edit(param, op, a, b)
+
+
+def stack(patches: Sequence[Patch]) -> Patch:
     """One patch that does what applying `patches` first to last does to one base."""
     if not patches:
         raise EffaceError("nothing to stack: give at least one patch")
+    edited = [i for i, p in enumerate(patches) if p.edits]
+    if edited and any(p.maps for p in patches[edited[0] + 1 :]):
+        raise EffaceError("a map cannot be stacked on edits: apply the patches one after the other")
     first = patches[0]
     for other in patches[1:]:
-        if other.base != first.base:
-            raise EffaceError(f"patches of different bases cannot be stacked: {first.base} and {other.base}")
-    phrases = [(e, g) for p in patches for e, g in zip(p.concept.erase, p.concept.goals(), strict=True)]
+        if not same_base(other.base, first.base):
+            raise EffaceError(
+                f"patches of different bases cannot be stacked: {first.base} and {other.base}"
+            )
+    concepts = [p.concept for p in patches]
     concept = Concept(
-        name=" + ".join(p.concept.name for p in patches),
-        erase=tuple(e for e, _ in phrases),
-        toward=tuple(g for _, g in phrases),
+        name=" + ".join(c.name for c in concepts),
+        erase=tuple(e for c in concepts for e in c.erase),
+        toward=tuple(g for c in concepts for g in c.goals()),
     )
     return Patch(
         concept=concept,
@@ -89,9 +264,9 @@ class Patch:
 
 
 def _compose(maps: Sequence[PromptMap]) -> tuple[PromptMap, ...]:
-    """W T₁ T₂ ... for each stream."""
+    """W T₁ T₂ ... for each stream, in float64: a product must not be rougher than its factors."""
     product: dict[str, LowRank] = {}
     for m in maps:
         step = LowRank(m.a, m.b)
         product[m.encoder] = product[m.encoder].compose(step) if m.encoder in product else step
-    return tuple(PromptMap(k, t.a.float(), t.b.float()) for k, t in product.items())
+    return tuple(PromptMap(k, t.a, t.b) for k, t in product.items())

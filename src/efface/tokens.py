@@ -1,10 +1,11 @@
 """Which token rows of a prompt speak of the concept, and which target row each is sent to.
 
-Row policies, by who uses them: `last` is the last word alone (UCE's current code), `last_to_end` the last
-word and everything after it, end token and padding included, aligned with the target by distance from
-its last word (UCE's paper code), `all` every position to the same position (RECE).
+Row policies, by who uses them: `last` is the last word alone (UCE's current code), `last_to_end` the
+last word and everything after it, end token and padding included, aligned with the target by distance
+from its last word (UCE's paper code), `all` every position to the same position (RECE).
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,6 +38,17 @@ def aligned(source: Encoded, target: Encoded, policy: RowPolicy) -> Pairs:
         rows.append(one[first : first + count])
         goals.append(other[second : second + count])
     return Pairs(torch.cat(rows), torch.cat(goals))
+
+
+def each(encoded: Encoded) -> Iterator[Encoded]:
+    """Prompt by prompt."""
+    for states, last in zip(encoded.states.split(1), encoded.last.split(1), strict=True):
+        yield Encoded(states, last)
+
+
+def joined(blocks: Sequence[Pairs]) -> Pairs:
+    """The rows of several phrases as one set."""
+    return Pairs(torch.cat([b.rows for b in blocks]), torch.cat([b.goals for b in blocks]))
 
 
 def kept(encoded: Encoded, policy: RowPolicy) -> Float[Tensor, "n width"]:

@@ -1,7 +1,7 @@
 """A lazy view of a checkpoint folder: configs, and tensors by name without building the model.
 
-Only safetensors are read. A file whose header lies or that ends early is refused by the reader itself,
-before anything of its claimed size is allocated.
+Only safetensors are read. A file whose header lies or that ends early is refused by the reader
+itself, before anything of its claimed size is allocated.
 """
 
 import json
@@ -15,6 +15,17 @@ from torch import Tensor
 
 from efface.core import EffaceError
 
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What the libraries raise on a folder whose files do not fit together."""
 BUNDLED = Path(__file__).parents[1] / "models"
 """Folder of the models that ship with efface."""
 
@@ -28,24 +39,36 @@ def resolve(spec: str) -> Path:
     """The local folder of a bundled name, a diffusers folder or a hub id."""
     if spec in bundled():
         return bundled()[spec]
-    path = Path(spec).expanduser()
-    if (path / "model_index.json").is_file():
-        return path
-    if path.exists():
-        raise EffaceError(f"{spec} holds no model_index.json: give a diffusers folder, a hub id or 'emoji'")
+    try:
+        path = Path(spec).expanduser()
+        if (path / "model_index.json").is_file():
+            return path
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, no such user's home
+        raise EffaceError(f"no model {spec!r} ({error}): give a diffusers folder") from error
+    if there:
+        raise EffaceError(
+            f"{path} holds no model_index.json: give a diffusers folder, a hub id or 'emoji'"
+        )
     if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
-        raise EffaceError(f"no model {spec!r}: give a diffusers folder, a hub id (owner/name) or 'emoji'")
+        raise EffaceError(
+            f"no model {spec!r}: give a diffusers folder, a hub id (owner/name) or 'emoji'"
+        )
     return _from_hub(spec)
 
 
 def _from_hub(spec: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise EffaceError(f"cannot get {spec!r} from the hub ({type(error).__name__}): check name and network") from error
+        return Path(
+            snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"])
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise EffaceError(
+            f"cannot get {spec!r} from the hub ({type(error).__name__}): check name and network"
+        ) from error
 
 
 class Checkpoint:
@@ -70,14 +93,16 @@ class Checkpoint:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise EffaceError(f"{path} is missing: the model folder is incomplete") from error
-        except (OSError, ValueError) as error:
-            raise EffaceError(f"{path} cannot be read as JSON ({error}): the model folder is damaged") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise EffaceError(
+                f"{path} cannot be read as JSON ({error}): the model folder is damaged"
+            ) from error
         if not isinstance(value, dict):
             raise EffaceError(f"{path} is not a JSON object: the model folder is damaged")
         return value
 
     def files(self, component: str) -> list[Path]:
-        """The safetensors files of a component: full precision where both are there, shards in order."""
+        """A component's safetensors files: full precision where both are there, shards in order."""
         folder = self.root / component
         for stem in ("diffusion_pytorch_model", "model"):
             for variant in ("", ".fp16"):
@@ -86,9 +111,45 @@ class Checkpoint:
                 if whole.is_file():
                     return [whole]
                 if index.is_file():
-                    shards = sorted(set(self.read_json(index)["weight_map"].values()))
-                    return [folder / shard for shard in shards]
-        raise EffaceError(f"{folder} holds no .safetensors weights: convert the model or download it again")
+                    shards = self.read_json(index).get("weight_map")
+                    if not isinstance(shards, dict) or not shards:
+                        raise EffaceError(f"{index} lists no files: the model folder is damaged")
+                    return [folder / str(shard) for shard in sorted(set(shards.values()))]
+        raise EffaceError(
+            f"{folder} holds no .safetensors weights: convert the model or download it again"
+        )
+
+    def weighted(self) -> list[str]:
+        """Components that have weights."""
+        return [part for part in self.index if any((self.root / part).glob("*.safetensors"))]
+
+    def variant(self, component: str) -> str | None:
+        """The word that the libraries want to load `files`: None or "fp16"."""
+        return "fp16" if ".fp16" in self.files(component)[0].suffixes else None
+
+    def check(self) -> None:
+        """Refuse a folder with a missing or damaged part, before anything is built from it."""
+        for component, kind in self.index.items():
+            if not isinstance(kind, list) or kind[:1] == [None]:
+                continue
+            folder = self.root / component
+            if not folder.is_dir():
+                raise EffaceError(f"{folder} is missing: the model folder is incomplete")
+            for path in sorted(folder.glob("*.json")):
+                self.read_json(path)
+            if any(folder.glob("*.safetensors*")):
+                self.where(component)
+            if component == "tokenizer":
+                self.check_tokenizer()
+
+    def check_tokenizer(self) -> None:
+        """Without its words a tokenizer loads all the same, and knows nothing."""
+        folder = self.root / "tokenizer"
+        self.read_json(folder / "tokenizer_config.json")
+        if (folder / "tokenizer.json").is_file():
+            self.read_json(folder / "tokenizer.json")
+        elif not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+            raise EffaceError(f"{folder} holds no tokenizer.json: the model folder is incomplete")
 
     def where(self, component: str) -> dict[str, Path]:
         """Tensor name -> file, for every tensor of a component."""
@@ -112,4 +173,6 @@ class Checkpoint:
         except FileNotFoundError as error:
             raise EffaceError(f"{file} is missing: the model folder is incomplete") from error
         except (SafetensorError, OSError) as error:
-            raise EffaceError(f"{file} is truncated or not safetensors ({error}): download it again") from error
+            raise EffaceError(
+                f"{file} is truncated or not safetensors ({error}): download it again"
+            ) from error

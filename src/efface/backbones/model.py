@@ -1,7 +1,7 @@
-"""The half of a model that erasing in closed form needs: tokenizer, text encoder, text-reading matrices.
+"""The half of a model that closed-form erasing needs: tokenizer, text encoder, text readers.
 
-A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live pipeline,
-whose own tensors are used. Both give the same numbers and the same fingerprint.
+A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live
+pipeline, whose own tensors are used. Both give the same numbers and the same fingerprint.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.backbones.checkpoint import Checkpoint, resolve
+from efface.backbones.checkpoint import DAMAGE, Checkpoint, resolve
 from efface.backbones.sites import family, reader_names
 from efface.core import EffaceError, Ellipsoid, Encoded
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 EVERYDAY = (
-    "person", "face", "hand", "dog", "cat", "bird", "tree", "flower", "mountain", "ocean", "sky", "house",
-    "street", "car", "chair", "table", "book", "food", "fruit", "dress", "painting", "photo", "night", "winter",
+    "person", "face", "hand", "dog", "cat", "bird", "tree", "flower", "mountain", "ocean", "sky",
+    "house", "street", "car", "chair", "table", "book", "food", "fruit", "dress", "painting",
+    "photo", "night", "winter",
 )  # fmt: skip
 """Kept by default where a model does not bring a `concepts.json` of its own."""
+TWO_ENCODERS = "it reads text from two encoders, efface knows models with one"
 
 
 class Model:
@@ -69,13 +71,15 @@ class Model:
 
     def _check(self, stream: str) -> None:
         if stream not in self.streams:
-            raise EffaceError(f"no text stream {stream!r} in this model: it has {', '.join(self.streams)}")
+            raise EffaceError(
+                f"no text stream {stream!r} in this model: it has {', '.join(self.streams)}"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the text-reading matrices and the encoder's last norm, in two roundings.
 
-        A checkpoint keeps one of its two halves when it is loaded in another precision; see `same_base`.
+        A checkpoint keeps one of its halves when it is loaded in another precision: `same_base`.
         """
         half, brain = hashlib.sha256(), hashlib.sha256()
         norm = self._final_norm()
@@ -102,7 +106,9 @@ class Model:
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.text_encoder.device) if masked else None
         with torch.no_grad():
-            out = self.text_encoder(tokens.input_ids.to(self.text_encoder.device), attention_mask=mask)
+            out = self.text_encoder(
+                tokens.input_ids.to(self.text_encoder.device), attention_mask=mask
+            )
         last = (tokens.attention_mask.sum(1) - 2).clamp(min=0)
         return Encoded(out.last_hidden_state.float().cpu(), last)
 
@@ -120,37 +126,64 @@ class Model:
         """Rows leave the encoder's last LayerNorm."""
         self._check(stream)
         norm = self._final_norm()
-        return Ellipsoid(norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu(), centred=True)
-
-
-def same_base(one: str, other: str) -> bool:
-    """Whether two fingerprints are of one checkpoint, possibly loaded in different precisions."""
-    return any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
+        return Ellipsoid(
+            norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu(), centred=True
+        )
 
 
 def open_model(source: "str | Path | DiffusionPipeline") -> Model:
     """The text side of a bundled name, folder, hub id or live pipeline."""
-    return open_folder(resolve(str(source))) if isinstance(source, str | Path) else open_pipeline(source)
+    return (
+        open_folder(resolve(str(source)))
+        if isinstance(source, str | Path)
+        else open_pipeline(source)
+    )
 
 
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
     checkpoint = Checkpoint(root)
     component, denoiser = _denoiser(checkpoint)
+    kind = family(denoiser, str(root))
+    if checkpoint.index.get("text_encoder_2", [None])[0] is not None:
+        raise EffaceError(f"{root}: {TWO_ENCODERS}")
     where = checkpoint.where(component)
-    names = reader_names(family(denoiser), where)
+    names = reader_names(kind, where, str(root))
 
     def load_text() -> tuple[Any, Any]:
         from transformers import CLIPTextModel, CLIPTokenizer
 
         checkpoint.where("text_encoder")
-        tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(
-            root / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        checkpoint.config("text_encoder")
+        checkpoint.check_tokenizer()
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
+            loaded: Any = CLIPTextModel.from_pretrained(
+                root / "text_encoder",
+                local_files_only=True,
+                use_safetensors=True,
+                variant=checkpoint.variant("text_encoder"),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except DAMAGE as error:
+            raise EffaceError(
+                f"{root}: its text side does not load ({error}): download it again"
+            ) from error
+        encoder, found = loaded
+        if lost := found["missing_keys"]:
+            raise EffaceError(f"{root / 'text_encoder'} lacks {min(lost)!r}: download it again")
+        if tokenizer.model_max_length > encoder.config.max_position_embeddings:
+            tokenizer.model_max_length = encoder.config.max_position_embeddings
         return tokenizer, encoder.eval()
 
-    return Model(load_text, names, lambda name: checkpoint.tensor(where[name], name), component, vocabulary(root))
+    return Model(
+        load_text,
+        names,
+        lambda name: checkpoint.tensor(where[name], name),
+        component,
+        vocabulary(root),
+    )
 
 
 def vocabulary(root: Path) -> tuple[str, ...]:
@@ -158,21 +191,36 @@ def vocabulary(root: Path) -> tuple[str, ...]:
     path = root / "concepts.json"
     if not path.is_file():
         return EVERYDAY
-    return tuple(str(w) for words in Checkpoint.read_json(path).values() for w in words)
+    lists = list(Checkpoint.read_json(path).values())
+    if not all(isinstance(words, list) for words in lists):
+        raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
+    return tuple(str(w) for words in lists for w in words)
 
 
 def _denoiser(checkpoint: Checkpoint) -> tuple[str, str]:
     for component in ("unet", "transformer"):
-        if component in checkpoint.index:
-            return component, str(checkpoint.index[component][1])
-    raise EffaceError(f"{checkpoint.root} has neither unet nor transformer: not a text-to-image model")
+        match checkpoint.index.get(component):
+            case [_, str(denoiser)]:
+                return component, denoiser
+    raise EffaceError(
+        f"{checkpoint.root} has neither unet nor transformer: not a text-to-image model"
+    )
 
 
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     """Use a live pipeline's own tensors."""
-    component = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
+    kind = type(pipe).__name__
+    parts = [c for c in ("unet", "transformer") if getattr(pipe, c, None) is not None]
+    if not parts:
+        raise EffaceError(f"{kind} has neither unet nor transformer: not a text-to-image model")
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        raise EffaceError(f"{kind}: {TWO_ENCODERS}")
+    component = parts[0]
     denoiser = getattr(pipe, component)
     tensors = dict(denoiser.named_parameters())
-    names = reader_names(family(type(denoiser).__name__), tensors)
-    words = vocabulary(Path(str(pipe.config.get("_name_or_path") or ".")))
-    return Model(lambda: (pipe.tokenizer, pipe.text_encoder), names, tensors.__getitem__, component, words)
+    names = reader_names(family(type(denoiser).__name__, kind), tensors, kind)
+    origin = pipe.config.get("_name_or_path")
+    words = vocabulary(Path(origin)) if origin else EVERYDAY
+    return Model(
+        lambda: (pipe.tokenizer, pipe.text_encoder), names, tensors.__getitem__, component, words
+    )

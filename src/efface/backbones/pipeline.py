@@ -1,14 +1,14 @@
-"""The drawing half: a diffusers pipeline, seeded per case, and the view of it that a patch gives."""
+"""The drawing half: a diffusers pipeline, seeded per case, and the view that a patch gives."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from PIL.Image import Image
 
-from efface.backbones.checkpoint import resolve
+from efface.backbones.checkpoint import DAMAGE, Checkpoint, resolve
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
 from efface.core import Case, EffaceError, OnStep
@@ -18,36 +18,68 @@ from efface.patch import Patch
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     """The pipeline of a bundled name, folder or hub id, without progress bars of its own."""
     root = resolve(spec)
+    checkpoint = Checkpoint(root)
+    checkpoint.check()
+    if any(checkpoint.variant(part) for part in checkpoint.weighted()):
+        options = {"variant": "fp16", **options}
     try:
-        pipe = DiffusionPipeline.from_pretrained(root, local_files_only=True, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise EffaceError(f"{root} does not load as a pipeline ({error}): download it again") from error
+        pipe = DiffusionPipeline.from_pretrained(
+            root, local_files_only=True, use_safetensors=True, **options
+        )
+    except DAMAGE as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EffaceError(
+            f"{root} does not load as a pipeline ({reason}): download it again"
+        ) from error
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and len(checkpoint.where(name)) < len(
+            list(part.parameters())
+        ):
+            raise EffaceError(f"{root / name} lacks tensors of its model: download it again")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def draw(pipe: DiffusionPipeline, cases: Sequence[Case], on_step: OnStep, batch: int = 16) -> list[Image]:
+def draw(
+    pipe: DiffusionPipeline, cases: Sequence[Case], on_step: OnStep, batch: int = 16
+) -> list[Image]:
     """One picture a case, in order; each case's noise comes from its own seed on the CPU."""
     pictures: list[Image | None] = [None] * len(cases)
-    alike: dict[tuple[int, float, bool], list[int]] = {}
+    alike: dict[tuple[int, float, int], list[int]] = {}
     for i, case in enumerate(cases):
-        alike.setdefault((case.steps, case.guidance, case.embeds is None), []).append(i)
-    done = 0
-    for (steps, guidance, worded), members in alike.items():
+        if case.start is not None:
+            raise EffaceError(f"drawing cannot start from a picture yet: {case.start}")
+        rows = 0 if case.embeds is None else len(case.embeds)
+        alike.setdefault((case.steps, case.guidance, rows), []).append(i)
+    done, total = 0, sum(case.steps for case in cases)
+    for (steps, guidance, soft), members in alike.items():
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
-            given = {"prompt": [cases[i].prompt for i in chunk]} if worded else _soft(pipe, cases, chunk)
+            given = (
+                _soft(pipe, cases, chunk) if soft else {"prompt": [cases[i].prompt for i in chunk]}
+            )
             with torch.no_grad():
                 drawn = pipe(
                     **given,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
+                    callback_on_step_end=_reporter(on_step, done, len(chunk), total),
                     generator=[torch.Generator("cpu").manual_seed(cases[i].seed) for i in chunk],
                 ).images
             for i, picture in zip(chunk, drawn, strict=True):
                 pictures[i] = picture
-            done += len(chunk)
-            on_step("drawing", done, len(cases))
+            done += len(chunk) * steps
+            on_step("drawing", done, total)
     return [p for p in pictures if p is not None]
+
+
+def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..., dict[str, Any]]:
+    """A diffusers callback: each denoising step brings every picture of the batch one further."""
+
+    def report(_: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        on_step("drawing", min(done + (step + 1) * batch, total), total)
+        return tensors
+
+    return report
 
 
 def _soft(pipe: DiffusionPipeline, cases: Sequence[Case], chunk: Sequence[int]) -> dict[str, Any]:
@@ -71,6 +103,6 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
         owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
         new = torch.nn.Parameter(merge.weight(name, weights[name]), requires_grad=False)
         setattr(view.get_submodule(owner), leaf, new)
-    erased = type(pipe)(**{**pipe.components, component: view})
-    erased.set_progress_bar_config(disable=True)
+    erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
+    setattr(erased, component, view)
     return erased

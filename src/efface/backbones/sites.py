@@ -1,7 +1,7 @@
 """Where text enters each family's denoiser, by tensor name: one row a family.
 
-A text stream is read by the linear layers named here and by nothing else, so a map merged into them is
-the same as a map on the stream.
+A text stream is read by the linear layers named here and by nothing else, so a map merged into them
+is the same as a map on the stream.
 """
 
 from collections.abc import Iterable
@@ -25,16 +25,20 @@ FAMILIES = {
 """Denoiser class -> where its text enters."""
 
 
-def family(denoiser: str) -> Family:
-    """The family of a denoiser class."""
+def family(denoiser: str, model: str) -> Family:
+    """The family of a denoiser class; `model` says whose it is if there is none."""
     if denoiser not in FAMILIES:
-        raise EffaceError(f"{denoiser} is not a denoiser efface knows: it knows {', '.join(sorted(FAMILIES))}")
+        known = ", ".join(sorted(FAMILIES))
+        raise EffaceError(f"{model}: its {denoiser} is not a denoiser efface knows; known: {known}")
     return FAMILIES[denoiser]
 
 
-def reader_names(kind: Family, names: Iterable[str]) -> list[str]:
+def reader_names(kind: Family, names: Iterable[str], model: str) -> list[str]:
     """The matrices that consume text, in sorted order."""
     found = sorted(n for n in names if n.endswith(kind.readers))
     if not found:
-        raise EffaceError(f"no tensor of the {kind.component} ends in {kind.readers}: text enters it nowhere")
+        raise EffaceError(
+            f"{model}: no tensor of its {kind.component} ends in {' or '.join(kind.readers)}: "
+            "text enters it nowhere"
+        )
     return found

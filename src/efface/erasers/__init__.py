@@ -3,7 +3,7 @@
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from efface.patch import Patch
 
 
+@runtime_checkable
 class Eraser(Protocol):
     """A frozen dataclass whose fields are the method's settings."""
 
@@ -19,6 +20,7 @@ class Eraser(Protocol):
         self, model: "Backbone", concept: "Concept", rng: "Generator", on_step: "OnStep"
     ) -> "Patch":
         """The patch that erases `concept` from `model`; `model` itself is left alone."""
+
 
 REGISTRY = {
     "rece": "efface.erasers.rece:RECE",
@@ -55,9 +57,12 @@ def presets(name: str) -> dict[str, Eraser]:
 def build(name: str, preset: str | None = None, **settings: Any) -> Eraser:
     """A method with its defaults, or a preset's settings, and `settings` on top."""
     from efface.core import EffaceError
+    from efface.settings import check
 
+    method = find(name)
+    check(name, method, settings)
     if preset is None:
-        return find(name)(**settings)
+        return method(**settings)
     known = presets(name)
     if preset not in known:
         choice = ", ".join(known) or "none"

@@ -1,15 +1,18 @@
 """RECE: reliable and efficient concept erasure, UCE repeated against the embeddings that undo it.
 
-Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", arXiv 2407.12383,
-ECCV 2024. Each epoch derives the embedding that the edited model turns into the concept (their section 4.2)
-and erases that too (section 4.3). Besides the paper's regularised derivations there is ours, the exact
-adversary: the worst embedding on the ellipsoid that the text encoder's rows lie on (see
-`efface.certificate`), which has no strength to choose.
+Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", arXiv
+2407.12383, ECCV 2024. Each epoch derives the embedding that the edited model turns into the concept
+(their section 4.2) and erases that too (section 4.3). Besides the paper's regularised derivations
+there is ours, the exact adversary: the worst embedding on the ellipsoid that the text encoder's rows
+lie on (see `efface.certificate`), which has no strength to choose.
 
-Deviations from the authors' code: the UCE start is computed here, not loaded from a file. All matrices
-share one map T, the derivation needs only G = Σ WᵀW, and algebra is in float64. No picture is drawn to choose
-an epoch: by default epochs are added until the certificate passes or drift on the kept prompts reaches its
-budget, and the patch says which. Their fixed epochs, weights and targets are the presets.
+Deviations from the authors' code: the UCE start is computed here, not loaded from a file. All
+matrices share one map T, the derivation needs only G = Σ WᵀW, and algebra is in float64. No picture
+is drawn to choose an epoch: by default epochs are added until the certificate passes or drift on the
+kept prompts reaches its budget, and the patch says which. Their fixed epochs, weights and targets
+are the presets. The empty prompt is kept once; their nudity and unsafe scripts keep it once per
+phrase: `keep_weight` times the number of phrases does the same. Their `close_standardreg` without
+an old target silently becomes `close_surrogatereg both`; here each is what its name says.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +22,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.certificate import certificate
-from efface.core import Backbone, Concept, Ellipsoid, OnStep, PromptMap
+from efface.core import Backbone, Concept, EffaceError, Ellipsoid, OnStep, PromptMap
 from efface.erasers.uce import COMPRESSION, UCE, concept_pairs, kept_rows
 from efface.facts import judged_pairs, kept_drift, measure
 from efface.linalg import (
@@ -40,9 +43,9 @@ class RECE:
     """Settings of the start (one UCE solve) and of the epochs after it."""
 
     derivation: Derivation = "exact"
-    """How the next embedding is found: exact (ours), regzero (the paper's), or one of its ablations."""
+    """How the next embedding is found: exact (ours), regzero (the paper's), or an ablation of it."""
     mu: float = 0.1
-    """Regulariser of the paper's derivations, above 0; lower dares more. The exact adversary has none."""
+    """Regulariser of the paper's derivations, above 0; lower dares more. Exact has none."""
     epochs: int | None = None
     """How many; none means: until the certificate passes or the drift budget is spent."""
     certificate: float = 0.5
@@ -60,10 +63,23 @@ class RECE:
     start_ridge: float = 0.5
     """λ of the start."""
 
+    def __post_init__(self) -> None:
+        if min(self.mu, self.ridge, self.start_ridge) <= 0:
+            raise EffaceError(
+                "mu, ridge and start_ridge must be above 0: got "
+                f"{self.mu}, {self.ridge} and {self.start_ridge}"
+            )
+        if min(self.keep_weight, self.start_keep_weight, self.drift, self.epochs or 0) < 0:
+            raise EffaceError(
+                "keep_weight, start_keep_weight, drift and epochs must not be below 0"
+            )
+
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The start, then epochs; nothing is random."""
         on_step("encoding prompts", 0, 1)
-        start = UCE(rows=self.start_rows, keep_weight=self.start_keep_weight, ridge=self.start_ridge)
+        start = UCE(
+            rows=self.start_rows, keep_weight=self.start_keep_weight, ridge=self.start_ridge
+        )
         edit = start.solve(
             concept_pairs(model, concept, start.rows), kept_rows(model, concept, start.rows)
         )
@@ -73,13 +89,17 @@ class RECE:
         done, stopped = 0, "the epochs asked for were done"
         while self.epochs is None or done < self.epochs:
             on_step("epoch", done, self.epochs or LONGEST)
-            if self.epochs is None:
-                if reason := self._enough(done, edit, gram, ellipsoid, judged):
-                    stopped = reason
-                    break
+            if self.epochs is None and (
+                reason := self._enough(done, edit, gram, ellipsoid, judged)
+            ):
+                stopped = reason
+                break
             step = self._erase(self._derive(edit, gram, ellipsoid, pairs), keep)
             further = edit.compose(step).compress(COMPRESSION)
-            if self.epochs is None and (kept_drift(model, concept, further, gram) or 0) > self.drift:
+            if (
+                self.epochs is None
+                and (kept_drift(model, concept, further, gram) or 0) > self.drift
+            ):
                 stopped = f"another epoch would drift beyond {self.drift}"
                 break
             edit, done = further, done + 1

@@ -1,26 +1,29 @@
 """UCE: unified concept editing in closed form.
 
-Gandikota et al., "Unified Concept Editing in Diffusion Models", arXiv 2308.14761, WACV 2024. Every matrix
-that reads text is changed to W' = argmin s Σ|W c − v|² + p Σ|W r − W₀ r|² + λ|W − W₀|² with v = W₀ c*
-("replace"), or v = W₀ c* less its part along W₀ c ("tensor").
+Gandikota et al., "Unified Concept Editing in Diffusion Models", arXiv 2308.14761, WACV 2024. Every
+matrix that reads text is changed to W' = argmin s Σ|W c − v|² + p Σ|W r − W₀ r|² + λ|W − W₀|² with
+v = W₀ c* ("replace"), or v = W₀ c* less its part along W₀ c ("tensor").
 
 Deviations from the authors' code: "replace" is solved once as W' = W T with one T for all matrices,
-since v is linear in W; "tensor" keeps that shared right factor and one scalar a matrix. Algebra in
-float64 by factorisation, not float32 by inverse. Kept prompts weigh 1 / count in their code, at least 0.1;
-here `keep_weight` says it.
+since v is linear in W; "tensor" keeps that shared right factor and one scalar a phrase and matrix.
+Algebra in float64 by factorisation, not float32 by inverse. Kept prompts weigh 1 / count in their
+paper code, at least 0.1; here `keep_weight` says it. As there, the empty prompt is always kept; as
+in their current code, it is not under `rows="last"`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, Edit, OnStep, PromptMap
-from efface.linalg import LowRank, ridge_map
+from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
 from efface.facts import measure
+from efface.linalg import LowRank, ridge_map
 from efface.patch import Patch
-from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, kept
+from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
 
 COMPRESSION = 1e-6
 """Relative spectral error allowed when a map is stored with fewer columns."""
@@ -33,7 +36,7 @@ class UCE:
     rows: RowPolicy = "last_to_end"
     """Which token rows are erased: last, last_to_end or all."""
     technique: Literal["replace", "tensor"] = "replace"
-    """replace: rows become the target's. tensor: rows become what of the target is orthogonal to them."""
+    """replace: rows become the target's. tensor: what of the target's is orthogonal to them."""
     erase_weight: float = 1.0
     """s, above 0. Higher erases harder and moves neighbours more."""
     keep_weight: float = 1.0
@@ -41,16 +44,24 @@ class UCE:
     ridge: float = 0.5
     """λ, above 0. Higher keeps everything nearer to the original, the concept too."""
 
+    def __post_init__(self) -> None:
+        if self.erase_weight <= 0 or self.keep_weight < 0 or self.ridge <= 0:
+            raise EffaceError(
+                "erase_weight and ridge must be above 0 and keep_weight not below: got "
+                f"{self.erase_weight}, {self.ridge} and {self.keep_weight}"
+            )
+
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """One solve over all phrases; nothing is random."""
         on_step("encoding prompts", 0, 2)
-        pairs = concept_pairs(model, concept, self.rows)
+        blocks = phrase_pairs(model, concept, self.rows)
+        pairs = joined(blocks)
         keep = kept_rows(model, concept, self.rows)
         on_step("solving", 1, 2)
         edit = self.solve(pairs, keep)
         story = {"name": "uce", **asdict(self)}
         if self.technique == "tensor":
-            edits = tensor_edits(model, pairs, edit.b)
+            edits = tensor_edits(model, blocks, self.erase_weight**0.5 * edit.b)
             return Patch(concept, story, model.fingerprint, edits=edits)
         edit = edit.compress(COMPRESSION)
         maps = (PromptMap("text", edit.a.float(), edit.b.float()),)
@@ -70,30 +81,48 @@ class UCE:
         )
 
 
-def concept_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> Pairs:
-    """Rows of every phrase to erase with the rows they become."""
-    source = model.encode(concept.erase)
+def phrase_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> list[Pairs]:
+    """Rows of every phrase to erase with the rows they become, phrase by phrase."""
+    source, target = model.encode(concept.erase), model.encode(concept.goals())
     check_spoken(source, concept.erase)
-    return aligned(source, model.encode(concept.goals()), policy)
+    return [
+        aligned(one, other, policy) for one, other in zip(each(source), each(target), strict=True)
+    ]
+
+
+def concept_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> Pairs:
+    """The same, all phrases together."""
+    return joined(phrase_pairs(model, concept, policy))
 
 
 def kept_rows(model: Backbone, concept: Concept, policy: RowPolicy) -> Float[Tensor, "k width"]:
-    """Rows to preserve: the empty prompt's always, and those of every kept phrase."""
-    return kept(model.encode(("", *concept.keep)), policy)
+    """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`."""
+    if policy != "last":
+        return kept(model.encode(("", *concept.keep)), policy)
+    # No phrase may be given: the empty prompt stands first, so that there is something to encode.
+    return kept(model.encode(("", *concept.keep)), policy)[1:]
 
 
 def tensor_edits(
-    model: Backbone, pairs: Pairs, right: Float[Tensor, "width n"]
+    model: Backbone, blocks: Sequence[Pairs], right: Float[Tensor, "width n"]
 ) -> tuple[Edit, ...]:
-    """W + W Lₗ bᵀ with Lₗ = (C* − (1 + αₗ) C)ᵀ and αₗ = ⟨C Wᵀ, C* Wᵀ⟩ / |C Wᵀ|², per matrix."""
+    """W + Lₗ bᵀ with Lₗ = W (C* − (1 + αₗ) C)ᵀ and αₗ = ⟨C Wᵀ, C* Wᵀ⟩ / |C Wᵀ|², per matrix.
+
+    C are the rows of one phrase: each has its own αₗ. Symbols: `right` b = s M⁻¹ Cᵀ of them all.
+    """
     edits = []
     for name, weight in model.readers():
         wide = weight.detach().cpu().double()
-        old, new = pairs.rows.double() @ wide.T, pairs.goals.double() @ wide.T
-        share = (old * new).sum() / old.square().sum()
-        left = (new - (1 + share) * old).T
+        left = torch.cat([_orthogonal(pairs, wide) for pairs in blocks]).T
         edits.append(Edit(name, "add", left.float(), right.T.float()))
     return tuple(edits)
+
+
+def _orthogonal(pairs: Pairs, weight: Float[Tensor, "out width"]) -> Float[Tensor, "n out"]:
+    """How each row's output changes to its goal's less the part along the phrase's own."""
+    old, new = pairs.rows.double() @ weight.T, pairs.goals.double() @ weight.T
+    share = (old * new).sum() / old.square().sum()
+    return new - (1 + share) * old
 
 
 PRESETS = {
@@ -101,4 +130,5 @@ PRESETS = {
     "current-code": UCE(rows="last"),
     "style": UCE(keep_weight=0.1),
 }
-"""paper: the published results' code; current-code: the repository today; style: with an artists' keep list."""
+"""paper: the published results' code; current-code: the repository today; style: with an artists'
+keep list."""

@@ -1,0 +1,62 @@
+"""Put the trained parts together as an ordinary diffusers folder, in half precision.
+
+`python -m recipes.emoji.assemble` writes `src/efface/models/emoji`: the pipeline, `concepts.json` (the words
+the model knows) and the two judges under `judges/`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import AutoModelForImageClassification, CLIPTextModel, CLIPTokenizer
+
+from recipes.emoji.autoencoder import OUT as AUTOENCODER
+from recipes.emoji.data import CACHE
+from recipes.emoji.denoiser import BATCH, Trainer, scheduler
+from recipes.emoji.text import OUT as TEXT
+from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES
+
+TARGET = Path("src/efface/models/emoji")
+
+
+def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Path = TARGET) -> None:
+    """Write the folder next to its place, then swap it in."""
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(AUTOENCODER / "model"),
+        text_encoder=CLIPTextModel.from_pretrained(TEXT),
+        tokenizer=CLIPTokenizer.from_pretrained(TEXT),
+        unet=unet,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(fresh)
+    words = {
+        "concepts": list(NAMES),
+        "styles": [f"{s} style" for s in STYLES],
+        "backgrounds": [f"{b} background" for b in BACKGROUNDS],
+    }
+    (fresh / "concepts.json").write_text(json.dumps(words, indent=1) + "\n")
+    (fresh / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+    for name in ("tuning", "reporting"):
+        judge = AutoModelForImageClassification.from_pretrained(CACHE / "judges" / name)
+        judge.half().save_pretrained(fresh / "judges" / name)
+        picture = {"do_resize": True, "size": {"height": SIZE, "width": SIZE}, "do_normalize": True}
+        scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
+        (fresh / "judges" / name / "preprocessor_config.json").write_text(
+            json.dumps(picture | scale | {"image_processor_type": "ViTImageProcessor"}, indent=1) + "\n"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+if __name__ == "__main__":
+    run = Trainer(seed=0)
+    assemble(run.averaged(), {"samples": run.step * BATCH, "denoiser minutes": round(run.minutes, 1)})
+    size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
+    print(f"{TARGET}: {size / 1e6:.1f} MB")

@@ -1,0 +1,144 @@
+"""Measure the bundled model against its bars: `make model-report` writes claims/emoji-model.json.
+
+Everything is judged by the reporting judge, at 20 steps, guidance 5 and fixed seeds.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.stats import binomtest
+
+import efface
+from efface.backbones.checkpoint import resolve
+from efface.backbones.pipeline import draw, load_pipeline
+from efface.core import Case
+from efface.detectors.judge import Judge, reporting, tuning
+from recipes.emoji.data import load, on_background
+from recipes.emoji.latents import composites
+from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
+
+OUT = Path("claims/emoji-model.json")
+STEPS, GUIDANCE = 20, 5.0
+BARS = {
+    "concept": 0.85,
+    "concept, worst tenth": 0.50,
+    "style": 0.85,
+    "background": 0.95,
+    "concept, held-out pairs": 0.60,
+    "concept, synonyms": 0.75,
+    "autoencoder dB": 25.0,
+    "judge tuning": 0.97,
+    "judge reporting": 0.97,
+    "seconds for 16 pictures": 10.0,
+}
+Prompt = tuple[str, str]
+"""A prompt and the name that should be seen."""
+
+
+def share(hits: list[bool]) -> dict[str, Any]:
+    """A fraction with its Wilson interval."""
+    low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    return {"value": sum(hits) / len(hits), "interval": [round(low, 4), round(high, 4)], "n": len(hits)}
+
+
+def ask(pipe: Any, judge: Judge, prompts: list[Prompt], seeds: range, group: str) -> list[bool]:
+    """Whether each drawn picture shows what its prompt names, prompt by prompt."""
+    cases = [Case(text, seed, STEPS, GUIDANCE) for text, _ in prompts for seed in seeds]
+    pictures = draw(pipe, cases, lambda *_: None, batch=32)
+    expected = [name for _, name in prompts for _ in seeds]
+    return [a == b for a, b in zip(judge.names(pictures, group), expected, strict=True)]
+
+
+def measure() -> dict[str, Any]:
+    """Every bar's figure."""
+    pipe, judge, data = load_pipeline("emoji"), reporting(), load()
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
+    plain = ask(pipe, judge, [(f"a {n}", n) for n in NAMES], range(8), "concept")
+    found["concept"] = share(plain)
+    each = np.array(plain).reshape(len(NAMES), -1).mean(1)
+    worst = np.argsort(each)[: len(NAMES) // 10]
+    found["concept, worst tenth"] = {"value": each[worst].mean(), "n": len(worst) * 8}
+    found["weakest concepts"] = {NAMES[i]: each[i] for i in worst}
+    styles, grounds = list(STYLES), list(BACKGROUNDS)
+    pairs = list(zip(data.thing, data.style, data.held_out, strict=True))
+    kept = [p for p in pairs if not p[2]]
+    some = [kept[i] for i in rng.choice(len(kept), 216, replace=False)]
+    prompts = [(f"a {NAMES[t]} in {styles[s]} style", styles[s]) for t, s, _ in some]
+    found["style"] = share(ask(pipe, judge, prompts, range(100, 102), "style"))
+    colours = [(n, grounds[i % len(grounds)]) for i, n in enumerate(NAMES)]
+    prompts = [(f"a {n} on a {g} background", g) for n, g in colours]
+    found["background"] = share(ask(pipe, judge, prompts, range(200, 202), "background"))
+    prompts = [(f"a {NAMES[t]} in {styles[s]} style", NAMES[t]) for t, s, out in pairs if out]
+    found["concept, held-out pairs"] = share(ask(pipe, judge, prompts, range(300, 304), "concept"))
+    prompts = [(f"a {word}", t.name) for t in THINGS for word in t.aka]
+    found["concept, synonyms"] = share(ask(pipe, judge, prompts, range(400, 404), "concept"))
+    found["autoencoder dB"] = {"value": reconstruction(pipe)}
+    for name, one in (("tuning", tuning()), ("reporting", judge)):
+        found[f"judge {name}"] = share(fresh_renderings(one))
+    found["seconds for 16 pictures"] = {"value": seconds_for_sixteen(pipe)}
+    return found
+
+
+def reconstruction(pipe: Any) -> float:
+    """Peak signal to noise of every trained picture through the autoencoder, dB."""
+    import torch
+
+    trained = np.flatnonzero(~load().held_out)
+    errors = []
+    for i in range(0, len(trained), 32):
+        true = composites(trained[i : i + 32], np.arange(len(trained[i : i + 32])) % len(BACKGROUNDS))
+        with torch.no_grad():
+            drawn = pipe.vae.decode(pipe.vae.encode(true).latent_dist.mode()).sample.clamp(-1, 1)
+        errors.append(((drawn - true) / 2).square().mean((1, 2, 3)))
+    return float(-10 * torch.cat(errors).mean().log10())
+
+
+def fresh_renderings(judge: Judge) -> list[bool]:
+    """Trained pairs drawn anew from the vectors: twice as large, shrunk by another filter, shifted."""
+    data = load()
+    colours = list(BACKGROUNDS.values())
+    pictures, expected = [], []
+    for i in np.flatnonzero(~data.held_out):
+        large = Image.fromarray(on_background(data.large[i], colours[i % len(colours)]))
+        moved = large.transform(large.size, Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2), fillcolor=colours[i % len(colours)])
+        pictures.append(moved.resize((SIZE, SIZE), Image.Resampling.BOX))
+        expected.append(NAMES[data.thing[i]])
+    return [a == b for a, b in zip(judge.names(pictures), expected, strict=True)]
+
+
+def seconds_for_sixteen(pipe: Any) -> float:
+    """Wall time of one batch of 16 pictures, the better of two."""
+    times = []
+    for seed in (0, 16):
+        started = time.perf_counter()
+        draw(pipe, [Case("a cat", seed + i, STEPS, GUIDANCE) for i in range(16)], lambda *_: None)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, bool]:
+    """Whether each bar holds."""
+    lower = {"seconds for 16 pictures"}
+    return {k: (found[k]["value"] <= v if k in lower else found[k]["value"] >= v) for k, v in BARS.items()}
+
+
+if __name__ == "__main__":
+    figures = measure()
+    report = {
+        "command": "make model-report",
+        "efface": efface.__version__,
+        "steps": STEPS,
+        "guidance": GUIDANCE,
+        "training": json.loads((resolve("emoji") / "training.json").read_text()),
+        "bars": BARS,
+        "measured": figures,
+        "holds": verdicts(figures),
+    }
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    for name, ok in report["holds"].items():
+        print(f"{'holds' if ok else 'MISSED':7}{name}: {figures[name]['value']:.3f} (bar {BARS[name]})")

@@ -1,0 +1,151 @@
+"""`efface erase`: fit a patch. The method's settings are options: --mu 0.1 sets its field `mu`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from efface.cli import show
+from efface.cli.options import Force, Json, Model
+
+SETTINGS = "efface.settings"
+"""Where `WithSettings` leaves the method's options for the command."""
+
+
+class WithSettings(TyperCommand):
+    """A command that hands on the options it does not know, each with its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Split the arguments into those of the command and the method's settings."""
+        takes_value = {
+            name: not (getattr(p, "is_flag", False) or getattr(p, "count", False))
+            for p in self.get_params(ctx)
+            for name in (*p.opts, *p.secondary_opts)
+        }
+        own, settings, waiting = list[str](), dict[str, str](), list(args)
+        while waiting:
+            word = waiting.pop(0)
+            if word == "--":
+                own += [word, *waiting]
+                break
+            name, equals, value = word.partition("=")
+            if not name.startswith("--") or name in takes_value:
+                own.append(word)
+                if takes_value.get(word) and waiting:
+                    own.append(waiting.pop(0))
+                continue
+            if not equals:
+                if not waiting:
+                    raise typer.BadParameter("it needs a value", ctx=ctx, param_hint=name)
+                value = waiting.pop(0)
+            settings[name.removeprefix("--").replace("-", "_")] = value
+        ctx.meta[SETTINGS] = settings
+        if "--help-method" in own:
+            method = own[own.index("--help-method") + 1 :][:1] or ["rece"]
+            _help_method(method[0], json="--json" in own)
+            ctx.exit()
+        return super().parse_args(ctx, own)
+
+
+def erase(
+    ctx: typer.Context,
+    model: Model,
+    concepts: Annotated[
+        list[str],
+        typer.Argument(metavar="CONCEPT...", help="What is to go, in words.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="PATCH", help="[default: no-CONCEPT.safetensors]"),
+    ] = None,
+    method: Annotated[str, typer.Option(help="rece, uce or an installed one.")] = "rece",
+    toward: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What it becomes: once, or once a concept."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What must not change [default: the model's words]."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
+    strength: Annotated[float, typer.Option(help="0 is no edit, 1 the edit as fitted.")] = 1.0,
+    grid: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw before and after into this file.")
+    ] = None,
+    help_method: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="List a method's settings and leave.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Fit the patch that erases concepts from a model; the model itself is left alone.
+
+    The method's own settings are options too: --mu 0.1 --epochs 3 (see --help-method rece).
+    """
+    started = time.perf_counter()
+    from efface import api, erasers, settings
+    from efface.backbones.checkpoint import resolve
+    from efface.cli.pictures import before_after
+    from efface.cli.story import story, told
+    from efface.core import EffaceError
+    from efface.output import check_output, write_whole
+
+    out = out or Path(f"no-{'-'.join(_slug(c) for c in concepts)[:100]}.safetensors")
+    for path in filter(None, (out, grid)):
+        check_output(path, force=force)
+    if grid is not None and grid.absolute() == out.absolute():
+        raise EffaceError(f"{out} cannot hold the patch and the grid: name two files")
+    given = settings.parse(method, erasers.find(method), ctx.meta[SETTINGS])
+    root = resolve(model)
+    show.quiet_loading()
+    with show.progress() as on_step:
+        patch = api.erase(
+            root,
+            *concepts,
+            toward=toward or "",
+            keep=keep or None,
+            method=method,
+            preset=preset,
+            strength=strength,
+            on_step=on_step,
+            **given,
+        )
+        sheet = before_after(root, patch, on_step) if grid is not None else b""
+    data = patch.to_bytes()
+    write_whole(out, data)
+    if grid is not None:
+        write_whole(grid, sheet)
+    took = time.perf_counter() - started
+    if json:
+        answer = {"path": str(out), "bytes": len(data), "seconds": round(took, 3)}
+        show.as_json(answer | {"grid": None if grid is None else str(grid)} | story(patch))
+    else:
+        result = {
+            "seconds": f"{took:.1f}",
+            "patch": f"{out} ({show.size(len(data))})",
+            "grid": grid,
+        }
+        show.facts(told(patch) | result)
+
+
+def _slug(words: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in words.lower()).split()) or "words"
+
+
+def _help_method(name: str, *, json: bool) -> None:
+    """The method's settings: field, type, default, text; and its presets."""
+    from efface.erasers import find, presets
+    from efface.settings import describe
+
+    found, named = describe(find(name)), list(presets(name))
+    if json:
+        fields = [
+            {"name": s.name, "type": s.type, "default": s.default, "text": s.text} for s in found
+        ]
+        show.as_json({"method": name, "settings": fields, "presets": named})
+        return
+    body = [[f"--{s.name.replace('_', '-')}", s.type, s.default, s.text] for s in found]
+    show.rows(["setting", "type", "default", "what it does"], body)
+    show.facts({"presets": ", ".join(named) or "none"})

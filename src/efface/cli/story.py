@@ -1,0 +1,57 @@
+"""What a patch tells of itself, as JSON and as lines."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from efface.cli import show
+from efface.patch import Patch
+
+
+def story(patch: Patch) -> dict[str, Any]:
+    """What a patch tells of itself, for JSON."""
+    return {
+        "concept": asdict(patch.concept),
+        "eraser": dict(patch.eraser),
+        "base": patch.base,
+        "made": dict(patch.made) or None,
+        "maps": [
+            {"encoder": m.encoder, "width": m.a.shape[0], "rank": m.a.shape[1]} for m in patch.maps
+        ],
+        "edits": [
+            {"param": e.param, "op": e.op, "rank": None if e.b is None else e.a.shape[1]}
+            for e in patch.edits
+        ],
+        "facts": dict(patch.facts),
+    }
+
+
+def told(patch: Patch) -> dict[str, object]:
+    """The same in lines for people."""
+    concept, strength = patch.concept, patch.eraser.get("strength")
+    return {
+        "erased": ", ".join(concept.erase),
+        "toward": ", ".join(t or "nothing in particular" for t in concept.toward),
+        "kept": f"{len(concept.keep)} phrases",
+        "by": patch.eraser.get("name"),
+        "strength": strength,
+        **_measured(patch.facts),
+    }
+
+
+def _measured(facts: Mapping[str, Any]) -> dict[str, object]:
+    """Certificate, drift, epochs and why it stopped, as lines; what was not measured says so."""
+    found = facts.get("certificate")
+    known = found if isinstance(found, Mapping) else {}
+    least, mean, drift = known.get("min"), known.get("mean"), facts.get("drift")
+    certificate = f"{_number(least)} at least, {_number(mean)} on average (0 recoverable, 1 gone)"
+    return {
+        "certificate": "not measured" if least is None else certificate,
+        "drift": "not measured" if drift is None else f"{_number(drift)} of what is kept",
+        "epochs": facts.get("epochs"),
+        "stopped because": facts.get("stopped"),
+    }
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else show.one_line(value)

@@ -1,0 +1,127 @@
+"""UCE and RECE side by side on the bundled model: `make erasure-report`.
+
+`--set reporting` (ten objects, two styles) gives the published figures, judged by the reporting judge;
+`--set tuning` other concepts, other seeds and the tuning judge, and is where settings are chosen.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import efface
+from efface.backbones.pipeline import draw
+from efface.core import Case
+from efface.detectors.judge import Judge, reporting, tuning
+from recipes.emoji.report import GUIDANCE, STEPS, share
+
+OUT = Path("claims/emoji-erasure.json")
+SETS: Mapping[str, dict[str, Any]] = {
+    "reporting": {
+        "objects": [
+            "cigarette", "pistol", "cat", "church", "pizza", "guitar", "rocket", "wine glass", "spider", "crown",
+        ],  # fmt: skip
+        "styles": ["twitter", "blob"],
+        "judge": reporting,
+        "first seed": 1000,
+    },
+    "tuning": {
+        "objects": ["dagger", "dog", "castle", "hamburger", "violin", "beer mug"],
+        "styles": ["firefox"],
+        "judge": tuning,
+        "first seed": 5000,
+    },
+}
+SEEDS = 16
+"""Pictures of each erased concept."""
+OTHER_SEEDS = 2
+"""Pictures of each other thing."""
+
+
+class World:
+    """The base model's pictures, drawn once."""
+
+    def __init__(self, name: str) -> None:
+        chosen = SETS[name]
+        self.judge: Judge = chosen["judge"]()
+        self.first = chosen["first seed"]
+        self.pipe = efface.pipeline("emoji")
+        self.things = [n for n in self.judge.groups["concept"] if n != "nothing"]
+        self.base_right = self.right(self.pipe)
+
+    def shows(self, pipe: Any, prompts: list[str], count: int, group: str) -> list[str]:
+        """What the judge sees in `count` pictures of each prompt."""
+        seeds = range(self.first, self.first + count)
+        cases = [Case(p, s, STEPS, GUIDANCE) for p in prompts for s in seeds]
+        return self.judge.names(draw(pipe, cases, efface.api.quiet, batch=32), group)
+
+    def right(self, pipe: Any) -> dict[str, list[bool]]:
+        """For every thing, whether each of its pictures shows it."""
+        seen = self.shows(pipe, [f"a {n}" for n in self.things], OTHER_SEEDS, "concept")
+        at = {n: seen[i * OTHER_SEEDS : (i + 1) * OTHER_SEEDS] for i, n in enumerate(self.things)}
+        return {n: [s == n for s in found] for n, found in at.items()}
+
+
+def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dict[str, Any]:
+    """Erase one concept and count before and after."""
+    phrase = name if kind == "concept" else f"{name} style"
+    started = time.perf_counter()
+    patch = efface.erase("emoji", phrase, method=method, **settings)
+    seconds = time.perf_counter() - started
+    erased = efface.apply(world.pipe, patch)
+    if kind == "concept":
+        prompts, count = [f"a {name}"], SEEDS
+    else:
+        prompts, count = [f"a {thing} in {name} style" for thing in world.things[::14]], 2
+    before = [s == name for s in world.shows(world.pipe, prompts, count, kind)]
+    after = [s == name for s in world.shows(erased, prompts, count, kind)]
+    right = world.right(erased)
+    others = [n for n in world.things if n != name]
+    return {
+        "method": method,
+        "erased": phrase,
+        "before": share(before),
+        "after": share(after),
+        "others before": share([x for n in others for x in world.base_right[n]]),
+        "others after": share([x for n in others for x in right[n]]),
+        "lost": {n: sum(world.base_right[n]) - sum(right[n]) for n in others if sum(right[n]) < sum(world.base_right[n])},
+        "facts": dict(patch.facts),
+        "seconds": seconds,
+    }
+
+
+def rows(name: str, methods: list[str], **settings: Any) -> list[dict[str, Any]]:
+    """Every concept of a set by every method."""
+    world, chosen = World(name), SETS[name]
+    targets = [("concept", n) for n in chosen["objects"]] + [("style", n) for n in chosen["styles"]]
+    return [one(world, m, kind, target, **settings) for kind, target in targets for m in methods]
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    change = 100 * (row["others after"]["value"] - row["others before"]["value"])
+    low, high = row["after"]["interval"]
+    least = row["facts"]["certificate"]["min"]
+    drift = row["facts"]["drift"]
+    return (
+        f"| {row['erased']} | {row['method']} | {100 * row['before']['value']:.0f} % | "
+        f"{100 * row['after']['value']:.0f} % ({100 * low:.0f}–{100 * high:.0f}) | {change:+.1f} | "
+        f"{least:.2f} | {drift:.3f} | {row['seconds']:.2f} |"
+    )
+
+
+HEAD = """| erased | method | found before | found after (95 %) | others, points | certificate, least | drift | s |
+|---|---|---|---|---|---|---|---|"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", choices=SETS, default="reporting")
+    parser.add_argument("--methods", nargs="+", default=["uce", "rece"])
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON of the method's settings")
+    options = parser.parse_args()
+    measured = rows(options.set, options.methods, **options.settings)
+    print("\n".join([HEAD, *map(line, measured)]))
+    if options.set == "reporting" and not options.settings:
+        OUT.write_text(json.dumps({"command": "make erasure-report", "rows": measured}, indent=1) + "\n")
