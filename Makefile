@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format
+.PHONY: help demo test check format bench model-report erasure-report
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -26,6 +26,15 @@ check: .venv/.dev ## Format, lint and types
 format: .venv/.dev ## Rewrite the sources in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev ## Time `efface erase` against the bare imports it needs
+	$(BIN)/python -m benchmarks.erase_startup
+
+model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
+	$(BIN)/python -m recipes.emoji.report
+
+erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
+	$(BIN)/python -m studies.emoji_erasure
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

@@ -1,0 +1,1 @@
+"""Side-by-side speed, each against a named rival in one run."""

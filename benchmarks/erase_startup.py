@@ -1,6 +1,7 @@
 """`efface erase emoji cigarette` as a whole process against the bare imports it cannot do without.
 
-`make bench` runs the two in turn, prints the ratio pair by pair and writes claims/erase-startup.json.
+`make bench` runs the two in turn, prints the ratio pair by pair and writes
+claims/erase-startup.json.
 """
 
 import json
@@ -14,7 +15,11 @@ from pathlib import Path
 OUT = Path("claims/erase-startup.json")
 RUNS = 5
 BAR = 1.5
-IMPORTS = [sys.executable, "-c", "import torch; from transformers import CLIPTextModel, CLIPTokenizer"]
+IMPORTS = [
+    sys.executable,
+    "-c",
+    "import torch; from transformers import CLIPTextModel, CLIPTokenizer",
+]
 
 
 def seconds(command: list[str]) -> float:
@@ -37,7 +42,10 @@ def main() -> None:
         "command": "make bench",
         "erase seconds": [round(a, 3) for a, _ in pairs],
         "imports seconds": [round(b, 3) for _, b in pairs],
-        "ratio": {"median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]},
+        "ratio": {
+            "median": round(statistics.median(ratios), 3),
+            "all": [round(r, 3) for r in ratios],
+        },
         "bar": BAR,
         "patch bytes": size,
     }

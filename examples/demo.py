@@ -12,7 +12,7 @@ from rich.table import Table
 
 import efface
 from efface.detectors.judge import reporting
-from efface.grid import grid
+from efface.grid import Row, lay
 
 SEEDS = range(8)
 OTHERS = ("pistol", "dagger", "dog", "church", "pizza")
@@ -33,7 +33,9 @@ def main(concept: str) -> None:
     after = efface.draw(efface.apply(base, patch), prompts, seeds=SEEDS)
 
     judge = reporting()
-    table = Table("prompt", "found before", "found after", title=f"{concept}, erased in {seconds:.1f} s")
+    table = Table(
+        "prompt", "found before", "found after", title=f"{concept}, erased in {seconds:.1f} s"
+    )
     for i, prompt in enumerate(prompts):
         span = slice(i * len(SEEDS), (i + 1) * len(SEEDS))
         detect = judge.watch(prompt.removeprefix("a "))
@@ -41,11 +43,11 @@ def main(concept: str) -> None:
         table.add_row(prompt, *(f"{n} of {len(SEEDS)}" for n in counts))
 
     rows = [
-        (f"{prompt}{label}", drawn[i * len(SEEDS) : (i + 1) * len(SEEDS)])
+        Row(f"{prompt}{label}", drawn[i * len(SEEDS) : (i + 1) * len(SEEDS)])
         for i, prompt in enumerate(prompts)
         for label, drawn in (("", before), (", erased", after))
     ]
-    grid(rows).save(out / "grid.png")
+    lay(rows).save(out / "grid.png")
     console = Console()
     console.print(table)
     console.print(f"pictures: {(out / 'grid.png').resolve()}")

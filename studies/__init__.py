@@ -1,0 +1,1 @@
+"""Longer measurements, each a make target whose output is committed."""

@@ -1,7 +1,8 @@
 """UCE and RECE side by side on the bundled model: `make erasure-report`.
 
-`--set reporting` (ten objects, two styles) gives the published figures, judged by the reporting judge;
-`--set tuning` other concepts, other seeds and the tuning judge, and is where settings are chosen.
+`--set reporting` (ten objects, two styles) gives the published figures, judged by the reporting
+judge; `--set tuning` other concepts, other seeds and the tuning judge, and is where settings are
+chosen.
 """
 
 import argparse
@@ -16,13 +17,23 @@ from efface.backbones.pipeline import draw
 from efface.core import Case
 from efface.detectors.judge import Judge, reporting, tuning
 from recipes.emoji.report import GUIDANCE, STEPS, share
+from studies.readme import publish
 
 OUT = Path("claims/emoji-erasure.json")
 SETS: Mapping[str, dict[str, Any]] = {
     "reporting": {
         "objects": [
-            "cigarette", "pistol", "cat", "church", "pizza", "guitar", "rocket", "wine glass", "spider", "crown",
-        ],  # fmt: skip
+            "cigarette",
+            "pistol",
+            "cat",
+            "church",
+            "pizza",
+            "guitar",
+            "rocket",
+            "wine glass",
+            "spider",
+            "crown",
+        ],
         "styles": ["twitter", "blob"],
         "judge": reporting,
         "first seed": 1000,
@@ -86,7 +97,11 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
         "after": share(after),
         "others before": share([x for n in others for x in world.base_right[n]]),
         "others after": share([x for n in others for x in right[n]]),
-        "lost": {n: sum(world.base_right[n]) - sum(right[n]) for n in others if sum(right[n]) < sum(world.base_right[n])},
+        "lost": {
+            n: sum(world.base_right[n]) - sum(right[n])
+            for n in others
+            if sum(right[n]) < sum(world.base_right[n])
+        },
         "facts": dict(patch.facts),
         "seconds": seconds,
     }
@@ -112,16 +127,25 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-HEAD = """| erased | method | found before | found after (95 %) | others, points | certificate, least | drift | s |
-|---|---|---|---|---|---|---|---|"""
+HEAD = (
+    "| erased | method | found before | after (95 %) | others, points | certificate | drift | s |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", choices=SETS, default="reporting")
     parser.add_argument("--methods", nargs="+", default=["uce", "rece"])
-    parser.add_argument("--settings", type=json.loads, default={}, help="JSON of the method's settings")
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help="JSON of the method's settings"
+    )
     options = parser.parse_args()
     measured = rows(options.set, options.methods, **options.settings)
-    print("\n".join([HEAD, *map(line, measured)]))
+    table = "\n".join([HEAD, *map(line, measured)])
+    print(table)
     if options.set == "reporting" and not options.settings:
-        OUT.write_text(json.dumps({"command": "make erasure-report", "rows": measured}, indent=1) + "\n")
+        OUT.write_text(
+            json.dumps({"command": "make erasure-report", "rows": measured}, indent=1) + "\n"
+        )
+        publish("erasure-report", table)

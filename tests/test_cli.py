@@ -24,6 +24,12 @@ def python(code: str) -> str:
     return subprocess.check_output([sys.executable, "-c", code], text=True)
 
 
+def picture(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        file.load()
+        return file
+
+
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys\nfrom efface.cli import main\ntry: main(['--help'])\n"
@@ -97,9 +103,8 @@ def test_erase_answers_and_writes(cli: Cli, tiny: Path, tmp_path: Path) -> None:
 
 def test_erase_tells_people_the_same(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("erase", tiny, "cat", "-o", tmp_path / "p.safetensors")
-    for word in ("cat", "certificate", "drift", "epochs", "stopped because", "seconds", "bytes"):
-        assert word in done.out or word in ("bytes",)
-    assert "kB" in done.out
+    for word in ("cat", "certificate", "drift", "epochs", "stopped because", "seconds", "kB"):
+        assert word in done.out
 
 
 def test_erase_names_its_file(
@@ -169,7 +174,7 @@ def test_info_plots(cli: Cli, tiny: Path, tiny_patch: Path, tmp_path: Path) -> N
     pytest.importorskip("matplotlib")
     plot = tmp_path / "curve.png"
     assert cli("info", tiny_patch, "--plot", plot, "--model", tiny).code == 0
-    assert Image.open(plot).width > 100
+    assert picture(plot).width > 100
 
 
 def test_draw_one(cli: Cli, tiny: Path, tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_draw_one(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("draw", tiny, "cat", "--steps", "2", "-o", out, "--json")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["pictures"] == 1
-    assert Image.open(out).size == (16, 16)
+    assert picture(out).size == (16, 16)
 
 
 def test_draw_grid(cli: Cli, tiny: Path, tiny_patch: Path, tmp_path: Path) -> None:
@@ -187,19 +192,19 @@ def test_draw_grid(cli: Cli, tiny: Path, tiny_patch: Path, tmp_path: Path) -> No
     answer = json.loads(done.out)
     assert answer["rows"] == ["cat, before", "cat, after", "dog, before", "dog, after"]
     assert answer["pictures"] == 12
-    assert Image.open(out).size == (answer["width"], answer["height"])
+    assert picture(out).size == (answer["width"], answer["height"])
 
 
 def test_a_patch_changes_the_picture(
     cli: Cli, tiny: Path, tiny_patch: Path, tmp_path: Path
 ) -> None:
-    efface.load(tiny_patch).scale(0).save(tmp_path / "nothing.safetensors")
+    efface.load(tiny_patch).scale(0.0).save(tmp_path / "nothing.safetensors")
     pictures = []
     for i, patches in enumerate(([], [tiny_patch], [tmp_path / "nothing.safetensors"])):
         out = tmp_path / f"{i}.png"
         given = [word for patch in patches for word in ("--patch", patch)]
         assert cli("draw", tiny, "cat", "--steps", "2", *given, "-o", out).code == 0
-        pictures.append(Image.open(out).tobytes())
+        pictures.append(picture(out).tobytes())
     assert pictures[0] != pictures[1]
     assert pictures[0] == pictures[2]
 
@@ -207,5 +212,5 @@ def test_a_patch_changes_the_picture(
 def test_erase_with_grid(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     out, grid = tmp_path / "p.safetensors", tmp_path / "grid.png"
     assert cli("erase", tiny, "cat", "-o", out, "--grid", grid, "--json").code == 0
-    assert Image.open(grid).height > 4 * 128
+    assert picture(grid).height > 4 * 128
     assert sorted(tmp_path.iterdir()) == [grid, out]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import efface
 from efface.core import Edit, PromptMap
-from efface.patch import Patch
+from efface.patch import Patch, checksum
 from tests.tiny import build_tiny
 
 Cli = Callable[..., Any]
@@ -33,7 +33,8 @@ def with_story(path: Path, change: Callable[[dict[str, Any]], object], **tensors
     length = int.from_bytes(data[:8], "little")
     story = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["efface"])
     change(story)
-    save_file({**load_file(path), **tensors}, path, {"efface": json.dumps(story)})
+    told, held = json.dumps(story), {**load_file(path), **tensors}
+    save_file(held, path, {"efface": told, "sha256": checksum(told, held)})
 
 
 def kept(story: dict[str, Any]) -> None:
@@ -59,6 +60,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
         )
     ),
     "deep header": lambda p: p.write_bytes(raw(b'{"a":' * 100_000)),
+    "another bit": lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x00"),
     "deep story": lambda p: save_file({"a": torch.zeros(1)}, p, {"efface": "[" * 100_000}),
     "story no object": lambda p: save_file({"a": torch.zeros(1)}, p, {"efface": "3"}),
     "story nan": lambda p: save_file({"a": torch.zeros(1)}, p, {"efface": '{"format": NaN}'}),

@@ -1,7 +1,7 @@
 """Put the trained parts together as an ordinary diffusers folder, in half precision.
 
-`python -m recipes.emoji.assemble` writes `src/efface/models/emoji`: the pipeline, `concepts.json` (the words
-the model knows) and the two judges under `judges/`.
+`python -m recipes.emoji.assemble` writes `src/efface/models/emoji`: the pipeline, `concepts.json`
+(the words the model knows) and the two judges under `judges/`.
 """
 
 import json
@@ -36,6 +36,7 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(fresh)
+    load_wide(fresh / "text_encoder")
     words = {
         "concepts": list(NAMES),
         "styles": [f"{s} style" for s in STYLES],
@@ -46,17 +47,33 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
     for name in ("tuning", "reporting"):
         judge = AutoModelForImageClassification.from_pretrained(CACHE / "judges" / name)
         judge.half().save_pretrained(fresh / "judges" / name)
+        load_wide(fresh / "judges" / name)
         picture = {"do_resize": True, "size": {"height": SIZE, "width": SIZE}, "do_normalize": True}
-        scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
+        scale = {
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+        }
         (fresh / "judges" / name / "preprocessor_config.json").write_text(
-            json.dumps(picture | scale | {"image_processor_type": "ViTImageProcessor"}, indent=1) + "\n"
+            json.dumps(picture | scale | {"image_processor_type": "ViTImageProcessor"}, indent=1)
+            + "\n"
         )
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
 
 
+def load_wide(folder: Path) -> None:
+    """Have a transformers model load in float32 unless asked otherwise, as diffusers' parts do."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"dtype": "float32"}
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 if __name__ == "__main__":
     run = Trainer(seed=0)
-    assemble(run.averaged(), {"samples": run.step * BATCH, "denoiser minutes": round(run.minutes, 1)})
+    assemble(
+        run.averaged(), {"samples": run.step * BATCH, "denoiser minutes": round(run.minutes, 1)}
+    )
     size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
     print(f"{TARGET}: {size / 1e6:.1f} MB")

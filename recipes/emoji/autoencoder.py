@@ -1,9 +1,10 @@
-"""The emoji autoencoder: a decoder that draws sharp pictures from the linear code, an encoder that gives it.
+"""The emoji autoencoder: sharp pictures from the linear code, and the code from pictures.
 
-The latents are fixed in advance (see latents.py), so the decoder is a regression: from the code, blurred by a
-little noise because a denoiser's latents are never exact, to the picture, in absolute error and in error of
-the differences between neighbours, which is what the eye calls sharp. The encoder regresses the code.
-`python -m recipes.emoji.autoencoder --minutes M` resumes from its checkpoint and anneals over M.
+The latents are fixed in advance (see latents.py), so the decoder is a regression: from the code,
+blurred by a little noise because a denoiser's latents are never exact, to the picture, in absolute
+error and in error of the differences between neighbours, which is what the eye calls sharp. The
+encoder regresses the code. `python -m recipes.emoji.autoencoder --minutes M` resumes from its
+checkpoint and anneals over M.
 """
 
 import argparse
@@ -86,7 +87,10 @@ def train(minutes: float) -> None:
         errors.append((((drawn - true) / 2).square().mean().item(), coded.item()))
         if step % 100 == 0:
             mse, coding = np.mean(errors[-100:], 0)
-            print(f"{step * BATCH} {-10 * np.log10(mse):.2f} dB, code {coding:.4f}, {spent:.1f} min", flush=True)
+            print(
+                f"{step * BATCH} {-10 * np.log10(mse):.2f} dB, code {coding:.4f}, {spent:.1f} min",
+                flush=True,
+            )
         if step % 1000 == 0:
             save(vae, optimiser, step)
     save(vae, optimiser, step)
@@ -94,7 +98,10 @@ def train(minutes: float) -> None:
 
 def save(vae: AutoencoderKL, optimiser: torch.optim.Optimizer, step: int) -> None:
     """The state to resume from, and the model in diffusers form."""
-    torch.save({"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, OUT / "state.tmp")
+    torch.save(
+        {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
+        OUT / "state.tmp",
+    )
     (OUT / "state.tmp").replace(OUT / "state.pt")
     vae.save_pretrained(OUT / "model")
 

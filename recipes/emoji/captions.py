@@ -1,4 +1,4 @@
-"""Captions of the emoji world: many templates, names and synonyms, style and background in any order."""
+"""Captions of the emoji world: many templates, synonyms, style and background in any order."""
 
 import re
 
@@ -7,10 +7,33 @@ import numpy as np
 from recipes.emoji.data import member
 from recipes.emoji.world import BACKGROUNDS, STYLES, THINGS
 
-NOUNS = ("emoji", "picture", "image", "drawing", "icon", "photo", "illustration", "sketch", "clip art")
-LOOKS = ("cute", "small", "big", "nice", "simple", "beautiful", "colorful", "single", "lovely", "detailed")
+NOUNS = (
+    "emoji",
+    "picture",
+    "image",
+    "drawing",
+    "icon",
+    "photo",
+    "illustration",
+    "sketch",
+    "clip art",
+)
+LOOKS = (
+    "cute",
+    "small",
+    "big",
+    "nice",
+    "simple",
+    "beautiful",
+    "colorful",
+    "single",
+    "lovely",
+    "detailed",
+)
 SYNONYMS = {t.name: t.aka for t in THINGS}
 OPENINGS = ("", "", "a", "the", "one", "my", "this")
+
+
 def plain(text: str) -> str:
     """Lower-case words only."""
     return re.sub(r"[^a-z ]+", " ", text.lower()).strip()
@@ -59,6 +82,9 @@ def vocabulary_text() -> list[str]:
     lines = [plain(" ".join([r["label"], *r.get("tags", [])])) for r in rows]
     for t in THINGS:
         for word in (t.name, *t.aka):
-            for style in (*STYLES, None):
-                lines.append(caption(word, style, str(rng.choice(list(BACKGROUNDS))), rng))
+            grounds = rng.choice(list(BACKGROUNDS), len(STYLES) + 1)
+            lines += [
+                caption(word, style, str(ground), rng)
+                for style, ground in zip((*STYLES, None), grounds, strict=True)
+            ]
     return lines

@@ -85,7 +85,7 @@ OBJECT = 56
 
 @dataclass(frozen=True)
 class Pictures:
-    """`rgba`, `large`: uint8 [n, side, side, 4]; `thing`, `style`: int [n]; `held_out`: bool [n]."""
+    """`rgba`, `large`: uint8 [n, side, side, 4]; `thing`, `style`: int [n]; `held_out`: bool."""
 
     rgba: np.ndarray
     large: np.ndarray
@@ -118,11 +118,15 @@ def member(package: str, name: str) -> Any:
 
 
 def render(icons: dict[str, Any], name: str, side: int) -> np.ndarray:
-    """One icon on a transparent square: uint8 [side, side, 4], drawn at 4x and averaged down."""
+    """One icon on a transparent square, drawn at 4x and averaged down: uint8 [side, side, 4]."""
     icon = icons["icons"][name]
-    box = [icon.get(k, icons.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{" ".join(map(str, box))}"'
-    svg = f'{head} width="{4 * side}" height="{4 * side}">{icon["body"]}</svg>'
+    box = [
+        icon.get(k, icons.get(k, d))
+        for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    frame = f'viewBox="{" ".join(map(str, box))}" width="{4 * side}" height="{4 * side}"'
+    svg = f"<svg {spaces} {frame}>{icon['body']}</svg>"
     big = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
     inner = round(side * OBJECT / SIZE)
     small = big.convert("RGBa").resize((inner, inner), Image.Resampling.LANCZOS).convert("RGBA")
@@ -179,7 +183,9 @@ def build() -> Pictures:
             thing.append(t)
             style.append(s)
             out.append(held_out(item.name, style_name))
-    return Pictures(np.stack(rgba), np.stack(large), np.array(thing), np.array(style), np.array(out))
+    return Pictures(
+        np.stack(rgba), np.stack(large), np.array(thing), np.array(style), np.array(out)
+    )
 
 
 @cache

@@ -1,13 +1,14 @@
 """The emoji denoiser: a U-Net with cross-attention at both levels, v-prediction on 8x8x8 latents.
 
-`python -m recipes.emoji.denoiser --minutes M` trains on top of the frozen text encoder and resumes from
-its checkpoint (weights, averaged weights, optimiser, sample count). Learning rate: warm-up, then constant,
-then `--cool-down` anneals it to zero over the given minutes.
+`python -m recipes.emoji.denoiser --minutes M` trains on top of the frozen text encoder and resumes
+from its checkpoint (weights, averaged weights, optimiser, sample count). Learning rate: warm-up,
+then constant, then `--cool-down` anneals it to zero over the given minutes.
 """
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes.emoji.data import CACHE
 from recipes.emoji.latents import CHANNELS, LinearCode, picture_latents
-from recipes.emoji.muon import Muon
-from recipes.emoji.text import OUT as TEXT
 from recipes.emoji.text import LENGTH, Batches
+from recipes.emoji.text import OUT as TEXT
 
 OUT = CACHE / "denoiser"
-BATCH, RATE, WARM_UP, EMPTY, FOLLOW = 64, 1e-3, 200, 0.1, 5
+BATCH, RATE, WARM_UP, EMPTY, FOLLOW = 64, 5e-4, 500, 0.1, 5
 
 
 def build() -> UNet2DConditionModel:
@@ -59,23 +59,15 @@ class Trainer:
         self.unet = build()
         self.unet.set_attn_processor(AttnProcessor())
         self.average = {k: v.clone() for k, v in self.unet.state_dict().items()}
-        self.unet.to(memory_format=torch.channels_last)
-        hidden = [
-            p for n, p in self.unet.named_parameters() if p.ndim > 1 and not n.startswith("conv_")
-        ]
-        inner = {id(p) for p in hidden}
-        rest = [p for p in self.unet.parameters() if id(p) not in inner]
-        self.optimisers = (
-            Muon(hidden, lr=RATE, decay=0.01),
-            torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.99), weight_decay=0.01),
+        self.optimiser = torch.optim.AdamW(
+            self.unet.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.step, self.minutes = 0, 0.0
         if (OUT / "state.pt").exists():
             state = torch.load(OUT / "state.pt", weights_only=True)  # noqa: TID251 (our own file)
             self.unet.load_state_dict(state["unet"])
             self.average = state["average"]
-            for one, held in zip(self.optimisers, state["optimisers"], strict=True):
-                one.load_state_dict(held)
+            self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.minutes = state["step"], state["minutes"]
 
     def save(self) -> None:
@@ -84,7 +76,7 @@ class Trainer:
         state = {
             "unet": self.unet.state_dict(),
             "average": self.average,
-            "optimisers": [one.state_dict() for one in self.optimisers],
+            "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "minutes": self.minutes,
         }
@@ -113,11 +105,15 @@ class Pool:
         encoder = CLIPTextModel.from_pretrained(TEXT, attn_implementation="eager").eval()
         batches = Batches(seed)
         texts, self.pick, self.ground, _, _ = batches.draw(size)
-        texts = ["" if r < EMPTY else t for r, t in zip(batches.rng.random(size), texts, strict=True)]
+        texts = [
+            "" if r < EMPTY else t for r, t in zip(batches.rng.random(size), texts, strict=True)
+        ]
         self.rows = torch.empty(size, LENGTH, 256, dtype=torch.bfloat16)
         for i in range(0, size, 256):
             part = texts[i : i + 256]
-            ids = tokenizer(part, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            ids = tokenizer(
+                part, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 self.rows[i : i + 256] = encoder(ids).last_hidden_state
 
@@ -130,7 +126,7 @@ def train(minutes: float, cool_down: float) -> None:
     rng = np.random.default_rng(run.step)
     alphas = scheduler().alphas_cumprod
     generator = torch.Generator().manual_seed(run.step)
-    forward = torch.compile(run.unet)
+    forward: Any = torch.compile(run.unet.to(memory_format=torch.channels_last))
     started = saved = time.time()
     before, seen, losses = run.minutes, 0, []
     while (spent := (time.time() - started) / 60) < minutes:
@@ -138,13 +134,15 @@ def train(minutes: float, cool_down: float) -> None:
         rate = RATE * min(1, (run.step + 1) / WARM_UP)
         if cool_down:
             rate *= min(1.0, max(minutes - spent, 0) / cool_down)
-        for group in (g for one in run.optimisers for g in one.param_groups):
+        for group in run.optimiser.param_groups:
             group["lr"] = rate
         chosen = rng.integers(len(pool.pick), size=BATCH)
         rows = pool.rows[torch.from_numpy(chosen)]
         clean = latents[torch.from_numpy(pool.pick[chosen]), torch.from_numpy(pool.ground[chosen])]
         noise = torch.randn(clean.shape, generator=generator)
-        spread = (torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)) / BATCH
+        spread = (
+            torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)
+        ) / BATCH
         t = (spread * 1000).long()
         signal = alphas[t].sqrt()[:, None, None, None]
         sigma = (1 - alphas[t]).sqrt()[:, None, None, None]
@@ -152,11 +150,10 @@ def train(minutes: float, cool_down: float) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             out = forward(noisy, t, rows).sample
         loss = (out.float() - (signal * noise - sigma * clean)).square().mean()
-        run.unet.zero_grad()
+        run.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.unet.parameters(), 1.0)
-        for one in run.optimisers:
-            one.step()
+        run.optimiser.step()
         run.step += 1
         if run.step % FOLLOW == 0:
             run.follow()
@@ -164,7 +161,10 @@ def train(minutes: float, cool_down: float) -> None:
         losses.append(loss.item())
         if run.step % 100 == 0:
             pace = (time.time() - started) / seen * 1e3
-            print(f"{run.step * BATCH} loss {np.mean(losses[-100:]):.4f} {pace:.1f} ms/sample", flush=True)
+            print(
+                f"{run.step * BATCH} loss {np.mean(losses[-100:]):.4f} {pace:.1f} ms/sample",
+                flush=True,
+            )
         if time.time() - saved > 240:
             run.save()
             saved = time.time()

@@ -1,15 +1,15 @@
 """Two judges of emoji pictures: what thing, what style, what background.
 
-`tuning` (a ResNet) is for choosing settings and as attacks' feedback, `reporting` (a ConvNeXt, other seed)
-only for numbers that are published. One logits vector holds three groups, told apart by label prefix, so the
-standard image-classification class loads them. "nothing" is a concept: a plain or noisy field.
-`python -m recipes.emoji.judges NAME --minutes M` trains one; it resumes.
+`tuning` (a ResNet) is for choosing settings and as attacks' feedback, `reporting` (a ConvNeXt,
+other seed) only for numbers that are published. One logits vector holds three groups, told apart
+by label prefix, so the standard image-classification class loads them. "nothing" is a concept: a
+plain or noisy field. `python -m recipes.emoji.judges NAME --minutes M` trains one; it resumes.
 """
 
 import argparse
-
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ BATCH, RATE = 64, 2e-3
 
 def build(name: str) -> PreTrainedModel:
     """The architecture of one judge, about one million parameters."""
-    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
+    labels: dict[str, Any] = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
     if name == "tuning":
         return ResNetForImageClassification(
             ResNetConfig(
@@ -71,7 +71,7 @@ class Views:
         self.pictures, self.code = load(), LinearCode.load()
 
     def draw(self, size: int) -> tuple[Tensor, Tensor]:
-        """Pictures [size, 3, 64, 64] in -1..1 and labels [size, 3]; style -1 where there is nothing."""
+        """Pictures [size, 3, 64, 64] in -1..1 and labels [size, 3]; style -1 where nothing is."""
         rng, pictures = self.rng, self.pictures
         pick = rng.integers(len(pictures.thing), size=size)
         ground = rng.integers(len(BACKGROUNDS), size=size)
@@ -83,8 +83,12 @@ class Views:
         labels[empty.numpy(), 0], labels[empty.numpy(), 1] = len(NAMES), -1
         coarse = torch.from_numpy(rng.random(size) < 0.3)
         images[coarse] = self.code.decode(self.code.encode(images[coarse]))
-        level = torch.from_numpy(rng.random(size) < 0.4) * torch.rand(size, generator=self.torch) * 0.2
-        images = images + level[:, None, None, None].float() * torch.randn(images.shape, generator=self.torch)
+        level = (
+            torch.from_numpy(rng.random(size) < 0.4) * torch.rand(size, generator=self.torch) * 0.2
+        )
+        images = images + level[:, None, None, None].float() * torch.randn(
+            images.shape, generator=self.torch
+        )
         return images.clamp(-1, 1), torch.from_numpy(labels)
 
     def move(self, images: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class Views:
 
 
 def train(name: str, minutes: float) -> None:
-    """Train with a rate that anneals over `minutes`; the result goes to `.cache/emoji/judges/NAME`."""
+    """Train with a rate that anneals over `minutes`; the result goes to the training cache."""
     out = CACHE / "judges" / name
     seed = {"tuning": 11, "reporting": 22}[name]
     torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
@@ -109,13 +113,15 @@ def train(name: str, minutes: float) -> None:
     right: list[list[float]] = []
     while (spent := (time.time() - started) / 60) < minutes:
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (1 + np.cos(np.pi * spent / minutes)) / 2
+            group["lr"] = (
+                RATE * min(1, (step + 1) / 100) * (1 + np.cos(np.pi * spent / minutes)) / 2
+            )
         images, labels = views.draw(BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images.to(memory_format=torch.channels_last)).logits
         parts = logits.float().split(GROUPS, 1)
         weights = (1.0, 0.7, 0.3)
-        loss = sum(
+        loss: Any = sum(
             w * F.cross_entropy(p, labels[:, k], ignore_index=-1, label_smoothing=0.05)
             for k, (p, w) in enumerate(zip(parts, weights, strict=True))
         )
@@ -124,9 +130,14 @@ def train(name: str, minutes: float) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
-        right.append([(p.argmax(1) == labels[:, k]).float().mean().item() for k, p in enumerate(parts)])
+        right.append(
+            [(p.argmax(1) == labels[:, k]).float().mean().item() for k, p in enumerate(parts)]
+        )
         if step % 100 == 0:
-            print(f"{name} {step * BATCH} right {np.mean(right[-50:], 0).round(3)} {spent:.1f} min", flush=True)
+            print(
+                f"{name} {step * BATCH} right {np.mean(right[-50:], 0).round(3)} {spent:.1f} min",
+                flush=True,
+            )
     model.eval().save_pretrained(out)
 
 

@@ -1,9 +1,9 @@
 """The linear picture code behind the autoencoder: principal components of 8x8 patches.
 
-Eight numbers a patch give a 64x64 picture an 8x8x8 latent. The components' scales are compressed (square
-root) so that the denoiser sees coarse content first without drowning in it. The autoencoder's encoder
-is taught to reproduce this code and its decoder to draw sharp pictures from it, so the denoiser can
-train before the autoencoder exists.
+Eight numbers a patch give a 64x64 picture an 8x8x8 latent. The components' scales are compressed
+(square root) so that the denoiser sees coarse content first without drowning in it. The
+autoencoder's encoder is taught to reproduce this code and its decoder to draw sharp pictures from
+it, so the denoiser can train before the autoencoder exists.
 """
 
 from dataclasses import dataclass

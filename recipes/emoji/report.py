@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -20,6 +21,7 @@ from efface.detectors.judge import Judge, reporting, tuning
 from recipes.emoji.data import load, on_background
 from recipes.emoji.latents import composites
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
+from studies.readme import publish
 
 OUT = Path("claims/emoji-model.json")
 STEPS, GUIDANCE = 20, 5.0
@@ -42,7 +44,11 @@ Prompt = tuple[str, str]
 def share(hits: list[bool]) -> dict[str, Any]:
     """A fraction with its Wilson interval."""
     low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    return {"value": sum(hits) / len(hits), "interval": [round(low, 4), round(high, 4)], "n": len(hits)}
+    return {
+        "value": sum(hits) / len(hits),
+        "interval": [round(low, 4), round(high, 4)],
+        "n": len(hits),
+    }
 
 
 def ask(pipe: Any, judge: Judge, prompts: list[Prompt], seeds: range, group: str) -> list[bool]:
@@ -86,12 +92,12 @@ def measure() -> dict[str, Any]:
 
 def reconstruction(pipe: Any) -> float:
     """Peak signal to noise of every trained picture through the autoencoder, dB."""
-    import torch
-
     trained = np.flatnonzero(~load().held_out)
     errors = []
     for i in range(0, len(trained), 32):
-        true = composites(trained[i : i + 32], np.arange(len(trained[i : i + 32])) % len(BACKGROUNDS))
+        true = composites(
+            trained[i : i + 32], np.arange(len(trained[i : i + 32])) % len(BACKGROUNDS)
+        )
         with torch.no_grad():
             drawn = pipe.vae.decode(pipe.vae.encode(true).latent_dist.mode()).sample.clamp(-1, 1)
         errors.append(((drawn - true) / 2).square().mean((1, 2, 3)))
@@ -99,13 +105,18 @@ def reconstruction(pipe: Any) -> float:
 
 
 def fresh_renderings(judge: Judge) -> list[bool]:
-    """Trained pairs drawn anew from the vectors: twice as large, shrunk by another filter, shifted."""
+    """Trained pairs drawn anew: twice as large, shrunk by another filter, shifted."""
     data = load()
     colours = list(BACKGROUNDS.values())
     pictures, expected = [], []
     for i in np.flatnonzero(~data.held_out):
         large = Image.fromarray(on_background(data.large[i], colours[i % len(colours)]))
-        moved = large.transform(large.size, Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2), fillcolor=colours[i % len(colours)])
+        moved = large.transform(
+            large.size,
+            Image.Transform.AFFINE,
+            (1, 0, 2, 0, 1, -2),
+            fillcolor=colours[i % len(colours)],
+        )
         pictures.append(moved.resize((SIZE, SIZE), Image.Resampling.BOX))
         expected.append(NAMES[data.thing[i]])
     return [a == b for a, b in zip(judge.names(pictures), expected, strict=True)]
@@ -124,7 +135,10 @@ def seconds_for_sixteen(pipe: Any) -> float:
 def verdicts(found: dict[str, Any]) -> dict[str, bool]:
     """Whether each bar holds."""
     lower = {"seconds for 16 pictures"}
-    return {k: (found[k]["value"] <= v if k in lower else found[k]["value"] >= v) for k, v in BARS.items()}
+    return {
+        k: (found[k]["value"] <= v if k in lower else found[k]["value"] >= v)
+        for k, v in BARS.items()
+    }
 
 
 if __name__ == "__main__":
@@ -140,5 +154,8 @@ if __name__ == "__main__":
         "holds": verdicts(figures),
     }
     OUT.write_text(json.dumps(report, indent=1) + "\n")
+    rows = [f"| {n} | {figures[n]['value']:.3f} | {bar} |" for n, bar in BARS.items()]
+    publish("model-report", "\n".join(["| | measured | bar |", "|---|---|---|", *rows]))
     for name, ok in report["holds"].items():
-        print(f"{'holds' if ok else 'MISSED':7}{name}: {figures[name]['value']:.3f} (bar {BARS[name]})")
+        value = figures[name]["value"]
+        print(f"{'holds' if ok else 'MISSED':7}{name}: {value:.3f} (bar {BARS[name]})")

@@ -1,7 +1,8 @@
-"""Unpack the shipped model into the training cache, so that training goes on from it on a new machine.
+"""Unpack the shipped model into the training cache, to train on from it on a new machine.
 
-`python -m recipes.emoji.restore`, then any stage. The optimiser's moments are not shipped: the denoiser warms up
-again from the averaged weights. Refuses to touch a cache that already holds a part.
+`python -m recipes.emoji.restore`, then any stage. The optimiser's moments are not shipped: the
+denoiser warms up again from the averaged weights. Refuses to touch a cache that already holds a
+part.
 """
 
 import json
@@ -21,15 +22,19 @@ def restore() -> None:
     """Text model, autoencoder, denoiser and judges, in float32."""
     if any(p.exists() for p in (TEXT, AUTOENCODER, OUT)):
         raise FileExistsError(f"{CACHE} already holds trained parts: move them away first")
-    wide = {"torch_dtype": torch.float32}
-    CLIPTextModel.from_pretrained(TARGET / "text_encoder", dtype=torch.float32).save_pretrained(TEXT)
+    wide = {"dtype": torch.float32}
+    CLIPTextModel.from_pretrained(TARGET / "text_encoder", dtype=torch.float32).save_pretrained(
+        TEXT
+    )
     CLIPTokenizer.from_pretrained(TARGET / "tokenizer").save_pretrained(TEXT)
     AutoencoderKL.from_pretrained(TARGET / "vae", **wide).save_pretrained(AUTOENCODER / "model")
     for judge in sorted((TARGET / "judges").iterdir()):
         model = AutoModelForImageClassification.from_pretrained(judge, dtype=torch.float32)
         model.save_pretrained(CACHE / "judges" / judge.name)
     run = Trainer(seed=0)
-    run.unet.load_state_dict(UNet2DConditionModel.from_pretrained(TARGET / "unet", **wide).state_dict())
+    run.unet.load_state_dict(
+        UNet2DConditionModel.from_pretrained(TARGET / "unet", **wide).state_dict()
+    )
     run.average = {k: v.clone() for k, v in run.unet.state_dict().items()}
     story = json.loads((TARGET / "training.json").read_text())
     run.step, run.minutes = story["samples"] // BATCH, story["denoiser minutes"]

@@ -1,8 +1,9 @@
 """Tokenizer and text encoder of the emoji model, taught against the pictures before the denoiser.
 
 The encoder reads a caption and must name concept, style and background and foretell the picture's
-latent; unlike CLIP there is no image tower, the pictures' own linear code takes its place. The denoiser
-then trains on the frozen encoder. `python -m recipes.emoji.text` resumes where it stopped.
+latent; unlike CLIP there is no image tower, the pictures' own linear code takes its place. The
+denoiser then trains on the frozen encoder. `python -m recipes.emoji.text` resumes where it
+stopped.
 """
 
 import json
@@ -30,7 +31,11 @@ def train_tokenizer(folder: Path) -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(False),
+        ]
     )
     bpe.decoder = decoders.BPEDecoder(suffix="</w>")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -117,8 +122,12 @@ def train(steps: int = 1600, batch: int = 96) -> None:
     heads = nn.ModuleList([nn.Linear(256, n) for n in sizes])
     picture = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, latents[0, 0].numel()))
     modules = nn.ModuleList([encoder, heads, picture])
-    optimiser = torch.optim.AdamW(modules.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
+    optimiser = torch.optim.AdamW(
+        modules.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1e-3, total_steps=steps, pct_start=0.1
+    )
     batches, started = Batches(seed=1), time.time()
     for step in range(steps):
         texts, pick, ground, stated, full = batches.draw(batch)
@@ -143,7 +152,10 @@ def train(steps: int = 1600, batch: int = 96) -> None:
         schedule.step()
         if step % 100 == 0:
             known = error[torch.from_numpy(full)].mean().item()
-            print(f"{step} loss {loss.item():.3f} latent {known:.3f} {time.time() - started:.0f}s", flush=True)
+            print(
+                f"{step} loss {loss.item():.3f} latent {known:.3f} {time.time() - started:.0f}s",
+                flush=True,
+            )
     encoder.save_pretrained(OUT)
 
 

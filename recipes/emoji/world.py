@@ -1,8 +1,8 @@
 """The small world the emoji model knows: concepts, styles, backgrounds.
 
-A concept is one Unicode emoji that at least three of the picture sets draw. Names are CLDR names, or
-their plain noun where CLDR adds a qualifier; `aka` are synonyms, picked by hand from emojibase's tags
-(the tags also hold moods and jokes) and common usage.
+A concept is one Unicode emoji that at least three of the picture sets draw. Names are CLDR names,
+or their plain noun where CLDR adds a qualifier; `aka` are synonyms, picked by hand from
+emojibase's tags (the tags also hold moods and jokes) and common usage.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ import torch
 from efface.backbones.model import Model, open_model
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.erasers import build
-from efface.facts import measure
+from efface.facts import Ruler
 from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
 
@@ -66,7 +66,7 @@ def remeasured(model: Model, scaled: Patch, facts: Mapping[str, Any]) -> Patch:
     if scaled.edits or len(scaled.maps) != 1:
         return scaled
     [only] = scaled.maps
-    found = measure(model, scaled.concept, LowRank(only.a, only.b), model.gram(only.encoder))
+    found = Ruler(model, scaled.concept).facts(LowRank(only.a, only.b))
     return replace(scaled, facts={**facts, **found})
 
 

@@ -83,7 +83,7 @@ class Ellipsoid(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PromptMap:
-    """T = I + a bᵀ on the rows of one text stream, merged wherever that text enters the denoiser."""
+    """T = I + a bᵀ on the rows of one text stream, merged wherever it enters the denoiser."""
 
     encoder: str
     """The text stream: "text", "pooled", "t5" ..."""
@@ -104,7 +104,7 @@ class Edit:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """What an eraser may ask of a model. Tensors come as they are stored; nothing is ever changed."""
+    """What an eraser may ask of a model; it never changes anything."""
 
     @property
     def fingerprint(self) -> str:

@@ -1,11 +1,13 @@
-"""What a text-side map did, measured without drawing: certificate on the concept, drift on the rest."""
+"""What a text-side map does, measured without drawing: certificate and drift."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.certificate import certificate, drift
+from efface.certificate import Certificate, certificate, drift
 from efface.core import Backbone, Concept
 from efface.linalg import LowRank
 from efface.tokens import Pairs, aligned
@@ -14,36 +16,50 @@ PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
 OTHER_PHRASING = "an image of a {}"
 """How kept words are put when drift is measured; fitting never uses it."""
+SAMPLE = 32
+"""Drift is measured on at most about this many of the kept words, evenly taken."""
 
 
-def judged_pairs(model: Backbone, concept: Concept) -> Pairs:
-    """Rows of every phrasing of the concept from its last word on, with the rows they should become."""
-    named = [
-        (p.format(e), g)
-        for e, g in zip(concept.erase, concept.goals(), strict=True)
-        for p in PHRASINGS
-    ]
-    source, target = model.encode([s for s, _ in named]), model.encode([t for _, t in named])
-    return aligned(source, target, "last_to_end")
+class Ruler:
+    """Measures maps for one model and concept; what they share is worked out once."""
 
+    def __init__(self, model: Backbone, concept: Concept) -> None:
+        self._model, self._concept = model, concept
+        self.gram = model.gram()
+        self.ellipsoid = model.ellipsoid()
 
-def measure(
-    model: Backbone, concept: Concept, edit: LowRank, gram: Float[Tensor, "width width"]
-) -> dict[str, Any]:
-    """Certificate (least and mean over rows) and drift over the kept words; None where nothing is kept."""
-    found = certificate(edit, gram, model.ellipsoid(), *judged_pairs(model, concept))
-    return {
-        "certificate": {"min": found.min, "mean": found.mean, "rows": len(found.values)},
-        "drift": kept_drift(model, concept, edit, gram),
-        "rank": edit.a.shape[1],
-    }
+    @cached_property
+    def judged(self) -> Pairs:
+        """The concept's rows in every phrasing, last word to end, with those they should become."""
+        named = [
+            (p.format(e), g)
+            for e, g in zip(self._concept.erase, self._concept.goals(), strict=True)
+            for p in PHRASINGS
+        ]
+        source = self._model.encode([s for s, _ in named])
+        return aligned(source, self._model.encode([t for _, t in named]), "last_to_end")
 
+    @cached_property
+    def kept(self) -> Float[Tensor, "n width"] | None:
+        """Rows of kept words in a phrasing no fit has seen; None where nothing is kept."""
+        words = self._concept.keep[:: max(1, len(self._concept.keep) // SAMPLE)]
+        if not words:
+            return None
+        return self._model.encode([OTHER_PHRASING.format(w) for w in words]).states.flatten(0, 1)
 
-def kept_drift(
-    model: Backbone, concept: Concept, edit: LowRank, gram: Float[Tensor, "width width"]
-) -> float | None:
-    """Drift over the kept words in a phrasing no fit has seen."""
-    if not concept.keep:
-        return None
-    rows = model.encode([OTHER_PHRASING.format(k) for k in concept.keep]).states.flatten(0, 1)
-    return drift(edit, gram, rows)
+    def certificate(self, edit: LowRank) -> Certificate:
+        """How near any row of the encoder comes to the concept under `edit`."""
+        return certificate(edit, self.gram, self.ellipsoid, *self.judged)
+
+    def drift(self, edit: LowRank) -> float | None:
+        """How far `edit` moves the kept words; None where nothing is kept."""
+        return None if self.kept is None else drift(edit, self.gram, self.kept)
+
+    def facts(self, edit: LowRank) -> Mapping[str, Any]:
+        """What a patch's header says of its map."""
+        found = self.certificate(edit)
+        return {
+            "certificate": {"min": found.min, "mean": found.mean, "rows": len(found.values)},
+            "drift": self.drift(edit),
+            "rank": edit.a.shape[1],
+        }

@@ -1,10 +1,11 @@
 """The artifact's whole life: save, load, stack, scale.
 
-A patch is one safetensors file. Its header's single metadata key, "efface", is JSON: concept,
-eraser and settings, the fingerprint of the base, versions, time, and what the fit measured. Reading
-one never runs code and never allocates more than the file holds.
+A patch is one safetensors file. Its header's metadata key "efface" is JSON: concept, eraser and
+settings, the fingerprint of the base, versions, time, and what the fit measured; the key "sha256"
+is the checksum of it all. Reading one never runs code and never allocates more than the file holds.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -72,10 +73,10 @@ class Patch:
             told = json.dumps(story, allow_nan=False)
         except ValueError as error:
             raise EffaceError(f"the patch's story cannot be written as JSON ({error})") from error
-        data = to_bytes(tensors, {"efface": told})
+        data = to_bytes(tensors, {"efface": told, "sha256": checksum(told, tensors)})
         if (size := int.from_bytes(data[:8], "little")) > HEADER_LIMIT:
             raise EffaceError(
-                f"the patch's story takes {size} of at most {HEADER_LIMIT} bytes: keep fewer phrases"
+                f"its header would take {size} bytes of at most {HEADER_LIMIT}: keep fewer phrases"
             )
         return data
 
@@ -145,9 +146,22 @@ def load(path: str | Path) -> Patch:
     if "efface" not in metadata:
         raise EffaceError(f"{path} is safetensors but no patch: give a file that efface wrote")
     try:
-        return _assemble(_story(metadata["efface"]), tensors)
+        patch = _assemble(_story(metadata["efface"]), tensors)
+        found = checksum(metadata["efface"], tensors)
+        if metadata.get("sha256", found) != found:
+            raise EffaceError("its checksum is wrong, so a byte of it changed: make it again")
+        return patch
     except EffaceError as error:
         raise EffaceError(f"{path} is damaged: {error}") from error
+
+
+def checksum(story: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a patch says, so that no damage to its file goes unseen."""
+    told = hashlib.sha256(story.encode())
+    for name, tensor in sorted(tensors.items()):
+        told.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        told.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
 
 
 def _check_header(path: Path) -> None:

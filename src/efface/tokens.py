@@ -1,8 +1,8 @@
 """Which token rows of a prompt speak of the concept, and which target row each is sent to.
 
-Row policies, by who uses them: `last` is the last word alone (UCE's current code), `last_to_end` the
-last word and everything after it, end token and padding included, aligned with the target by distance
-from its last word (UCE's paper code), `all` every position to the same position (RECE).
+Row policies, by who uses them: `last` is the last word alone (UCE's current code), `last_to_end`
+the last word and everything after it, end token and padding included, aligned with the target by
+distance from its last word (UCE's paper code), `all` every position to the same position (RECE).
 """
 
 from collections.abc import Iterator, Sequence

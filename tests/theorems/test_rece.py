@@ -16,7 +16,7 @@ from efface.certificate import certificate
 from efface.core import Concept, Ellipsoid
 from efface.erasers.rece import LONGEST, PRESETS, RECE, Derivation
 from efface.erasers.uce import UCE, concept_pairs
-from efface.facts import judged_pairs
+from efface.facts import Ruler
 from efface.linalg import LowRank
 from tests.theorems import literal
 from tests.theorems.test_linalg import far
@@ -69,20 +69,20 @@ def literal_change(
 def test_epochs_equal_the_papers_loop(
     model: Model, derivation: Derivation, concept: Concept
 ) -> None:
-    eraser = RECE(derivation, mu=0.3, epochs=2, keep_weight=0.2)
+    eraser = RECE(derivation, mu=0.3, epochs=2, keep_weight=0.2, word_weight=1.0)
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 2)) < STORED
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 1)) > 0.01
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("nudity", 3), ("unsafe", 2), ("easy-object", 1)])
 def test_presets_do_the_papers_epochs(model: Model, name: str, epochs: int) -> None:
-    expected = literal_change(model, RECE("regzero", mu=0.1), CAT, epochs)
+    expected = literal_change(model, RECE("regzero", mu=0.1, word_weight=1.0), CAT, epochs)
     assert far(change(model, PRESETS[name], CAT), expected) < STORED
 
 
 def test_no_epochs_is_uce(model: Model) -> None:
     start = UCE(keep_weight=0.4, ridge=0.6)
-    none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6)
+    none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6, word_weight=1.0)
     assert far(change(model, none, SEVERAL), change(model, start, SEVERAL)) < STORED
     assert (
         far(change(model, replace(none, epochs=1), SEVERAL), change(model, start, SEVERAL)) > 0.01
@@ -108,13 +108,14 @@ def distance(
 @pytest.mark.parametrize("mu", [1e-3, 0.1, 10.0])
 def test_the_exact_adversary_is_nearest_of_all_on_the_ellipsoid(model: Model, mu: float) -> None:
     edit = text_map(fit(model, UCE(), HOUSE))
-    gram, shape, pairs = model.gram(), model.ellipsoid(), concept_pairs(model, HOUSE, "all")
-    found = certificate(edit, gram, shape, *pairs)
-    exact = RECE("exact")._derive(edit, gram, shape, pairs)
+    ruler, pairs = Ruler(model, HOUSE), concept_pairs(model, HOUSE, "all")
+    shape = ruler.ellipsoid
+    found = certificate(edit, ruler.gram, shape, *pairs)
+    exact = RECE("exact")._derive(edit, ruler, pairs)
     rows = pairs.rows[found.rows]
     assert far(exact.goals, pairs.goals[found.rows].double()) == 0
     assert far(on_ellipsoid(exact.rows, shape), exact.rows) < 1e-9
-    rival = RECE("regzero", mu=mu)._derive(edit, gram, shape, pairs).rows[found.rows]
+    rival = RECE("regzero", mu=mu)._derive(edit, ruler, pairs).rows[found.rows]
     nearest = distance(model, edit, exact.rows, rows)
     assert (nearest <= distance(model, edit, on_ellipsoid(rival, shape), rows) * (1 + 1e-9)).all()
     assert (nearest <= distance(model, edit, rows.double(), rows) * (1 + 1e-9)).all()
@@ -163,8 +164,8 @@ def test_asked_epochs_are_done(model: Model) -> None:
 
 
 def test_facts_are_those_of_the_stored_map(model: Model) -> None:
-    patch = fit(model, RECE(epochs=2), HOUSE)
-    pairs = judged_pairs(model, HOUSE)
+    patch = fit(model, RECE(epochs=2, word_weight=1.0), HOUSE)
+    pairs = Ruler(model, HOUSE).judged
     found = certificate(text_map(patch), model.gram(), model.ellipsoid(), *pairs)
     assert found.min == pytest.approx(patch.facts["certificate"]["min"], rel=1e-3)
     assert patch.eraser == {"name": "rece", **asdict(RECE(epochs=2))}
@@ -172,7 +173,7 @@ def test_facts_are_those_of_the_stored_map(model: Model) -> None:
 
 @torch.no_grad()
 def test_the_concept_goes_further_than_under_uce(model: Model, tiny: Path) -> None:
-    uce, rece = fit(model, UCE(), HOUSE), fit(model, RECE(epochs=2), HOUSE)
+    uce, rece = fit(model, UCE(), HOUSE), fit(model, RECE(epochs=2, word_weight=1.0), HOUSE)
     assert rece.facts["certificate"]["min"] > uce.facts["certificate"]["min"]
     erased, kept = spoken(model, "house"), spoken(model, "tree")
     assert moved(rece, erased) > moved(rece, kept)

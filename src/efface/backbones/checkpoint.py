@@ -125,7 +125,7 @@ class Checkpoint:
 
     def variant(self, component: str) -> str | None:
         """The word that the libraries want to load `files`: None or "fp16"."""
-        return "fp16" if ".fp16" in self.files(component)[0].suffixes else None
+        return "fp16" if ".fp16" in self.files(component)[0].name else None
 
     def check(self) -> None:
         """Refuse a folder with a missing or damaged part, before anything is built from it."""

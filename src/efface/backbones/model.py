@@ -5,6 +5,7 @@ pipeline, whose own tensors are used. Both give the same numbers and the same fi
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ EVERYDAY = (
     "photo", "night", "winter",
 )  # fmt: skip
 """Kept by default where a model does not bring a `concepts.json` of its own."""
+REMEMBERED = 8
+"""Lists of prompts whose rows a frozen model keeps: a fit asks for the same few again and again."""
 TWO_ENCODERS = "it reads text from two encoders, efface knows models with one"
 
 
@@ -43,11 +46,15 @@ class Model:
         fetch: Callable[[str], Tensor],
         component: str,
         vocabulary: Sequence[str] = EVERYDAY,
+        *,
+        frozen: bool = False,
     ) -> None:
+        """`frozen`: nobody else holds the text encoder, so what it said once it will say again."""
         self._load_text = load_text
         self._names, self._fetch, self.component = names, fetch, component
         self.vocabulary = tuple(vocabulary)
         """Words the model should go on drawing, whatever is erased."""
+        self._said: OrderedDict[tuple[str, ...], Encoded] | None = OrderedDict() if frozen else None
 
     @cached_property
     def _text(self) -> tuple[Any, Any]:
@@ -96,6 +103,17 @@ class Model:
     def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
         """Rows of several prompts in float32, padded and truncated as the pipeline does."""
         self._check(stream)
+        if self._said is None:
+            return self._encode(prompts)
+        key = tuple(prompts)
+        if key not in self._said:
+            self._said[key] = self._encode(prompts)
+        self._said.move_to_end(key)
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        return self._said[key]
+
+    def _encode(self, prompts: Sequence[str]) -> Encoded:
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -183,6 +201,7 @@ def open_folder(root: Path) -> Model:
         lambda name: checkpoint.tensor(where[name], name),
         component,
         vocabulary(root),
+        frozen=True,
     )
 
 

@@ -16,15 +16,20 @@ from efface.patch import Patch
 
 
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
-    """The pipeline of a bundled name, folder or hub id, without progress bars of its own."""
+    """The pipeline of a bundled name, folder or hub id; float32 unless `options` say else."""
     root = resolve(spec)
     checkpoint = Checkpoint(root)
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
         options = {"variant": "fp16", **options}
+    if "torch_dtype" not in options:  # the older name of the same
+        options = {"dtype": torch.float32, **options}
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            root, local_files_only=True, use_safetensors=True, **options
+            root,
+            local_files_only=True,
+            use_safetensors=True,
+            **{"low_cpu_mem_usage": False} | options,
         )
     except DAMAGE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

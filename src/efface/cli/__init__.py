@@ -4,7 +4,6 @@ One file a command. What is heavy is imported inside the commands, so that `effa
 no torch, and only what draws imports diffusers.
 """
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,10 +31,11 @@ app.command("info")(info.info)
 app.command("export")(export.export)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"efface {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -49,8 +49,6 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="efface")
     except KeyboardInterrupt:

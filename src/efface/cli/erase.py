@@ -10,21 +10,18 @@ from typer.core import TyperCommand
 from efface.cli import show
 from efface.cli.options import Force, Json, Model
 
-SETTINGS = "efface.settings"
-"""Where `WithSettings` leaves the method's options for the command."""
-
 
 class WithSettings(TyperCommand):
-    """A command that hands on the options it does not know, each with its value."""
+    """A command that takes options it does not know as settings: --mu 0.1 is --set mu=0.1."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Split the arguments into those of the command and the method's settings."""
+        """Rewrite the options that are not the command's own."""
         takes_value = {
             name: not (getattr(p, "is_flag", False) or getattr(p, "count", False))
             for p in self.get_params(ctx)
             for name in (*p.opts, *p.secondary_opts)
         }
-        own, settings, waiting = list[str](), dict[str, str](), list(args)
+        own, waiting = list[str](), list(args)
         while waiting:
             word = waiting.pop(0)
             if word == "--":
@@ -40,8 +37,7 @@ class WithSettings(TyperCommand):
                 if not waiting:
                     raise typer.BadParameter("it needs a value", ctx=ctx, param_hint=name)
                 value = waiting.pop(0)
-            settings[name.removeprefix("--").replace("-", "_")] = value
-        ctx.meta[SETTINGS] = settings
+            own += ["--set", f"{name.removeprefix('--').replace('-', '_')}={value}"]
         if "--help-method" in own:
             method = own[own.index("--help-method") + 1 :][:1] or ["rece"]
             _help_method(method[0], json="--json" in own)
@@ -50,7 +46,6 @@ class WithSettings(TyperCommand):
 
 
 def erase(
-    ctx: typer.Context,
     model: Model,
     concepts: Annotated[
         list[str],
@@ -71,6 +66,10 @@ def erase(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
     strength: Annotated[float, typer.Option(help="0 is no edit, 1 the edit as fitted.")] = 1.0,
+    assigned: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method."),
+    ] = None,
     grid: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw before and after into this file.")
     ] = None,
@@ -82,7 +81,7 @@ def erase(
 ) -> None:
     """Fit the patch that erases concepts from a model; the model itself is left alone.
 
-    The method's own settings are options too: --mu 0.1 --epochs 3 (see --help-method rece).
+    The method's settings are options too: --mu 0.1 is --set mu=0.1 (see --help-method rece).
     """
     started = time.perf_counter()
     from efface import api, erasers, settings
@@ -97,7 +96,8 @@ def erase(
         check_output(path, force=force)
     if grid is not None and grid.absolute() == out.absolute():
         raise EffaceError(f"{out} cannot hold the patch and the grid: name two files")
-    given = settings.parse(method, erasers.find(method), ctx.meta[SETTINGS])
+    words = {name: value for name, _, value in (a.partition("=") for a in assigned or [])}
+    given = settings.parse(method, erasers.find(method), words)
     root = resolve(model)
     show.quiet_loading()
     with show.progress() as on_step:

@@ -30,9 +30,10 @@ def rows(root: Path, patches: Sequence[Patch], order: Order, on_step: OnStep) ->
     on_step("loading the model", 0, 1)
     from diffusers.utils import logging
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     from efface.backbones.pipeline import apply, draw, load_pipeline
 
-    logging.disable_progress_bar()
     base = load_pipeline(str(root))
     erased = apply(base, *patches) if patches else base
     cases = [Case(p, s, order.steps, order.guidance) for p in order.prompts for s in order.seeds]

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from efface.backbones.model import open_folder
 from efface.certificate import Recovery, certificate, recovery_curve
 from efface.cli import show
 from efface.core import EffaceError, OnStep, same_base
-from efface.facts import judged_pairs
+from efface.facts import Ruler
 from efface.linalg import LowRank
 from efface.output import write_whole
 from efface.patch import Patch
@@ -39,7 +40,7 @@ def draw_curve(patch: Patch, model: str, path: Path, on_step: OnStep) -> None:
     axes.plot(curve.norm.numpy(), curve.residual.numpy(), color="tab:blue", alpha=0.25, lw=0.8)
     axes.plot(curve.norm.median(1).values, curve.residual.median(1).values, color="black", lw=2)
     axes.axvline(1, color="tab:red", ls=":")
-    foot = {"transform": axes.get_xaxis_transform(), "ha": "right", "va": "bottom"}
+    foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "right", "va": "bottom"}
     axes.text(0.97, 0.03, "norm of real text", color="tab:red", rotation=90, **foot)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=150)
@@ -62,7 +63,7 @@ def measure_curve(patch: Patch, model: str, on_step: OnStep) -> Recovery:
     edit, gram = LowRank(only.a, only.b), base.gram(only.encoder)
     if len(gram) != len(only.a):
         raise EffaceError(f"the patch maps rows of {len(only.a)}, {model} has rows of {len(gram)}")
-    pairs = judged_pairs(base, patch.concept)
+    pairs = Ruler(base, patch.concept).judged
     judged = certificate(edit, gram, base.ellipsoid(only.encoder), *pairs).rows
     on_step("sweeping", 1, 2)
     scale = gram.diagonal().mean().item()

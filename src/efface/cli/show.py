@@ -75,7 +75,8 @@ def size(count: int) -> str:
 
 
 def quiet_loading() -> None:
-    """No bars from transformers while it reads local files; downloads are over by then."""
+    """No bars and no hints from transformers while it reads local files; downloads are over."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()

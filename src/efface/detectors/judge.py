@@ -1,8 +1,8 @@
 """The emoji judges: what thing, what style and what background a picture shows.
 
-A judge is an ordinary image classifier whose labels read "group:name"; within a group one name wins. Two come
-with the model, of different architectures and seeds. `tuning` is for choosing settings and for attacks'
-feedback; numbers that are published come from `reporting`.
+A judge is an ordinary image classifier whose labels read "group:name"; within a group one name
+wins. Two come with the model, of different architectures and seeds. `tuning` is for choosing
+settings and for attacks' feedback; numbers that are published come from `reporting`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,9 +65,8 @@ class Judge:
     def watch(self, name: str, group: str = "concept") -> Detector:
         """A detector of one name: it hits where that name wins its group."""
         if name not in self.groups[group]:
-            raise EffaceError(
-                f"the judge knows no {group} {name!r}: ask for one of {', '.join(self.groups[group])}"
-            )
+            known = ", ".join(self.groups[group])
+            raise EffaceError(f"the judge knows no {group} {name!r}: ask for one of {known}")
         at = self.groups[group].index(name)
 
         def detect(pictures: Sequence[Image]) -> list[Verdict]:

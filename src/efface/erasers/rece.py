@@ -1,18 +1,18 @@
 """RECE: reliable and efficient concept erasure, UCE repeated against the embeddings that undo it.
 
-Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", arXiv
-2407.12383, ECCV 2024. Each epoch derives the embedding that the edited model turns into the concept
-(their section 4.2) and erases that too (section 4.3). Besides the paper's regularised derivations
-there is ours, the exact adversary: the worst embedding on the ellipsoid that the text encoder's rows
-lie on (see `efface.certificate`), which has no strength to choose.
+Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models",
+arXiv 2407.12383, ECCV 2024. Each epoch derives the embedding that the edited model turns into the
+concept (their section 4.2) and erases that too (section 4.3). Besides the paper's regularised
+derivations there is ours, the exact adversary: the worst embedding on the ellipsoid that the text
+encoder's rows lie on (see `efface.certificate`), which has no strength to choose.
 
 Deviations from the authors' code: the UCE start is computed here, not loaded from a file. All
 matrices share one map T, the derivation needs only G = Σ WᵀW, and algebra is in float64. No picture
-is drawn to choose an epoch: by default epochs are added until the certificate passes or drift on the
-kept prompts reaches its budget, and the patch says which. Their fixed epochs, weights and targets
-are the presets. The empty prompt is kept once; their nudity and unsafe scripts keep it once per
-phrase: `keep_weight` times the number of phrases does the same. Their `close_standardreg` without
-an old target silently becomes `close_surrogatereg both`; here each is what its name says.
+is drawn to choose an epoch: by default epochs are added until the certificate passes or drift on
+the kept prompts reaches its budget, and the patch says which. Their fixed epochs, weights and
+targets are the presets. The empty prompt is kept once; their nudity and unsafe scripts keep it once
+per phrase: `keep_weight` times the number of phrases does the same. Their `close_standardreg`
+without an old target silently becomes `close_surrogatereg both`; here each is what its name says.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.certificate import certificate
-from efface.core import Backbone, Concept, EffaceError, Ellipsoid, OnStep, PromptMap
+from efface.core import Backbone, Concept, EffaceError, OnStep, PromptMap
 from efface.erasers.uce import COMPRESSION, UCE, concept_pairs, kept_rows
-from efface.facts import judged_pairs, kept_drift, measure
+from efface.facts import Ruler
 from efface.linalg import (
     LowRank,
     derive_regzero,
@@ -43,7 +43,7 @@ class RECE:
     """Settings of the start (one UCE solve) and of the epochs after it."""
 
     derivation: Derivation = "exact"
-    """How the next embedding is found: exact (ours), regzero (the paper's), or an ablation of it."""
+    """How the next embedding is found: exact (ours), regzero (the paper's), or an ablation."""
     mu: float = 0.1
     """Regulariser of the paper's derivations, above 0; lower dares more. Exact has none."""
     epochs: int | None = None
@@ -54,6 +54,8 @@ class RECE:
     """Without `epochs`: refuse an epoch that moves kept prompts by more than this share."""
     keep_weight: float = 0.1
     """p in the epochs, from 0. Higher holds the kept prompts more firmly."""
+    word_weight: float = 0.001
+    """Weight of each kept word's rows against the empty prompt's, from 0; 1 is the paper's code."""
     ridge: float = 0.1
     """λ in the epochs, above 0. Higher makes each epoch smaller."""
     start_rows: RowPolicy = "last_to_end"
@@ -69,66 +71,70 @@ class RECE:
                 "mu, ridge and start_ridge must be above 0: got "
                 f"{self.mu}, {self.ridge} and {self.start_ridge}"
             )
-        if min(self.keep_weight, self.start_keep_weight, self.drift, self.epochs or 0) < 0:
+        if (
+            min(
+                self.keep_weight,
+                self.start_keep_weight,
+                self.word_weight,
+                self.drift,
+                self.epochs or 0,
+            )
+            < 0
+        ):
             raise EffaceError(
-                "keep_weight, start_keep_weight, drift and epochs must not be below 0"
+                "keep_weight, start_keep_weight, word_weight, drift and epochs must not be below 0"
             )
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The start, then epochs; nothing is random."""
         on_step("encoding prompts", 0, 1)
         start = UCE(
-            rows=self.start_rows, keep_weight=self.start_keep_weight, ridge=self.start_ridge
+            rows=self.start_rows,
+            keep_weight=self.start_keep_weight,
+            word_weight=self.word_weight,
+            ridge=self.start_ridge,
         )
         edit = start.solve(
-            concept_pairs(model, concept, start.rows), kept_rows(model, concept, start.rows)
+            concept_pairs(model, concept, start.rows),
+            kept_rows(model, concept, start.rows, self.word_weight),
         )
         pairs = concept_pairs(model, concept, "all")
-        keep, gram, ellipsoid = kept_rows(model, concept, "all"), model.gram(), model.ellipsoid()
-        judged = judged_pairs(model, concept)
-        done, stopped = 0, "the epochs asked for were done"
-        while self.epochs is None or done < self.epochs:
+        keep = kept_rows(model, concept, "all", self.word_weight)
+        ruler = Ruler(model, concept)
+        done = 0
+        while not (stopped := self._enough(done, ruler, edit)):
             on_step("epoch", done, self.epochs or LONGEST)
-            if self.epochs is None and (
-                reason := self._enough(done, edit, gram, ellipsoid, judged)
-            ):
-                stopped = reason
-                break
-            step = self._erase(self._derive(edit, gram, ellipsoid, pairs), keep)
+            step = self._erase(self._derive(edit, ruler, pairs), keep)
             further = edit.compose(step).compress(COMPRESSION)
-            if (
-                self.epochs is None
-                and (kept_drift(model, concept, further, gram) or 0) > self.drift
-            ):
+            if self.epochs is None and (ruler.drift(further) or 0) > self.drift:
                 stopped = f"another epoch would drift beyond {self.drift}"
                 break
             edit, done = further, done + 1
         edit = edit.compress(COMPRESSION)
-        facts = measure(model, concept, edit, gram) | {"epochs": done, "stopped": stopped}
+        facts = {**ruler.facts(edit), "epochs": done, "stopped": stopped}
         story: dict[str, Any] = {"name": "rece", **asdict(self)}
         maps = (PromptMap("text", edit.a.float(), edit.b.float()),)
         on_step("epoch", 1, 1)
         return Patch(concept, story, model.fingerprint, maps, facts=facts)
 
-    def _enough(
-        self, done: int, edit: LowRank, gram: Tensor, ellipsoid: Ellipsoid, judged: Pairs
-    ) -> str | None:
+    def _enough(self, done: int, ruler: Ruler, edit: LowRank) -> str:
+        """Why no further epoch is needed; empty where one is."""
+        if self.epochs is not None:
+            return "the epochs asked for were done" if done == self.epochs else ""
         if done == LONGEST:
             return f"{LONGEST} epochs were done, the certificate still below {self.certificate}"
-        least = certificate(edit, gram, ellipsoid, *judged).min
+        least = ruler.certificate(edit).min
         if least is not None and least >= self.certificate:
             return f"the certificate reached {self.certificate}"
-        return None
+        return ""
 
-    def _derive(
-        self, edit: LowRank, gram: Float[Tensor, "d d"], ellipsoid: Ellipsoid, pairs: Pairs
-    ) -> Pairs:
+    def _derive(self, edit: LowRank, ruler: Ruler, pairs: Pairs) -> Pairs:
         """The embeddings that bring the concept back, each with the goal of its row (Eq. 6-9)."""
         rows, goals = pairs.rows.double(), pairs.goals.double()
-        dense = edit.dense()
+        dense, gram = edit.dense(), ruler.gram
         match self.derivation:
             case "exact":
-                found = certificate(edit, gram, ellipsoid, rows, goals)
+                found = certificate(edit, gram, ruler.ellipsoid, rows, goals)
                 return Pairs(found.embeddings, goals[found.rows])
             case "regzero":
                 derived = derive_regzero(dense, gram, rows, self.mu)
@@ -158,10 +164,10 @@ LONGEST = 10
 """Epochs after which the automatic mode gives up."""
 
 PRESETS = {
-    "nudity": RECE("regzero", mu=0.1, epochs=3),
-    "unsafe": RECE("regzero", mu=0.1, epochs=2),
-    "style": RECE("regzero", mu=1e-3, epochs=1, start_keep_weight=0.1),
-    "hard-object": RECE("regzero", mu=1e-3, epochs=1),
-    "easy-object": RECE("regzero", mu=0.1, epochs=1),
+    "nudity": RECE("regzero", mu=0.1, epochs=3, word_weight=1.0),
+    "unsafe": RECE("regzero", mu=0.1, epochs=2, word_weight=1.0),
+    "style": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0, start_keep_weight=0.1),
+    "hard-object": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0),
+    "easy-object": RECE("regzero", mu=0.1, epochs=1, word_weight=1.0),
 }
 """The paper's settings by task (its section 5 and the released scripts)."""

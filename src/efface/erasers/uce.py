@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
-from efface.facts import measure
+from efface.facts import Ruler
 from efface.linalg import LowRank, ridge_map
 from efface.patch import Patch
 from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
@@ -41,14 +41,16 @@ class UCE:
     """s, above 0. Higher erases harder and moves neighbours more."""
     keep_weight: float = 1.0
     """p, from 0. Higher holds the kept prompts more firmly."""
+    word_weight: float = 1.0
+    """Weight of each kept word's rows against the empty prompt's, from 0; 1 is the paper's code."""
     ridge: float = 0.5
     """λ, above 0. Higher keeps everything nearer to the original, the concept too."""
 
     def __post_init__(self) -> None:
-        if self.erase_weight <= 0 or self.keep_weight < 0 or self.ridge <= 0:
+        if min(self.erase_weight, self.ridge) <= 0 or min(self.keep_weight, self.word_weight) < 0:
             raise EffaceError(
-                "erase_weight and ridge must be above 0 and keep_weight not below: got "
-                f"{self.erase_weight}, {self.ridge} and {self.keep_weight}"
+                "erase_weight and ridge must be above 0, keep_weight and word_weight not below: "
+                f"{self.erase_weight}, {self.ridge}, {self.keep_weight} and {self.word_weight}"
             )
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
@@ -56,7 +58,7 @@ class UCE:
         on_step("encoding prompts", 0, 2)
         blocks = phrase_pairs(model, concept, self.rows)
         pairs = joined(blocks)
-        keep = kept_rows(model, concept, self.rows)
+        keep = kept_rows(model, concept, self.rows, self.word_weight)
         on_step("solving", 1, 2)
         edit = self.solve(pairs, keep)
         story = {"name": "uce", **asdict(self)}
@@ -65,7 +67,7 @@ class UCE:
             return Patch(concept, story, model.fingerprint, edits=edits)
         edit = edit.compress(COMPRESSION)
         maps = (PromptMap("text", edit.a.float(), edit.b.float()),)
-        facts = measure(model, concept, edit, model.gram())
+        facts = Ruler(model, concept).facts(edit)
         on_step("solving", 2, 2)
         return Patch(concept, story, model.fingerprint, maps, facts=facts)
 
@@ -95,12 +97,18 @@ def concept_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> Pairs
     return joined(phrase_pairs(model, concept, policy))
 
 
-def kept_rows(model: Backbone, concept: Concept, policy: RowPolicy) -> Float[Tensor, "k width"]:
-    """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`."""
-    if policy != "last":
-        return kept(model.encode(("", *concept.keep)), policy)
-    # No phrase may be given: the empty prompt stands first, so that there is something to encode.
-    return kept(model.encode(("", *concept.keep)), policy)[1:]
+def kept_rows(
+    model: Backbone, concept: Concept, policy: RowPolicy, word_weight: float
+) -> Float[Tensor, "k width"]:
+    """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`.
+
+    A row scaled by √w counts w times in the solve.
+    """
+    encoded = model.encode(("", *concept.keep))
+    rows = kept(encoded, policy)
+    empty = len(rows) // len(encoded.last)
+    words = word_weight**0.5 * rows[empty:]
+    return words if policy == "last" else torch.cat([rows[:empty], words])
 
 
 def tensor_edits(

@@ -1,0 +1,217 @@
+"""What every eraser promises, whatever its paper: run over the registry and all presets."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Generator, Tensor
+
+from efface import erasers
+from efface.backbones.merge import Merge
+from efface.backbones.model import open_folder, open_pipeline
+from efface.backbones.pipeline import apply, load_pipeline
+from efface.core import Concept, EffaceError, PromptMap
+from efface.patch import Patch, load
+from efface.settings import describe
+from tests.equal import contents, state
+from tests.tiny import build_tiny
+
+CONCEPT = Concept("cat", ("cat", "a cat"), ("dog",), ("house", "tree"))
+
+
+Fitted = Callable[["Method"], Patch]
+
+
+class Method(NamedTuple):
+    """One eraser under test."""
+
+    name: str
+    preset: str | None
+    settings: Mapping[str, Any]
+
+    def build(self) -> erasers.Eraser:
+        return erasers.build(self.name, self.preset, **self.settings)
+
+
+def methods() -> list[Method]:
+    """Every preset, and every value of every setting that is a choice: each is its own path."""
+    found = []
+    for name in erasers.REGISTRY:
+        found += [Method(name, preset, {}) for preset in (None, *erasers.presets(name))]
+        for setting in describe(erasers.find(name)):
+            choices = [k for k in setting.kinds if isinstance(k, str) and k != setting.default]
+            found += [Method(name, None, {setting.name: choice}) for choice in choices]
+    # The automatic mode stops before its first epoch on the tiny model: make sure of one.
+    return [m if m.name != "rece" or m.preset else _with_epoch(m) for m in found]
+
+
+def _with_epoch(method: Method) -> Method:
+    return method._replace(settings={"epochs": 1, **method.settings}) if method.settings else method
+
+
+def label(method: Method) -> str:
+    return "-".join(
+        [
+            method.name,
+            *([method.preset] if method.preset else []),
+            *map(str, method.settings.values()),
+        ]
+    )
+
+
+every_method = pytest.mark.parametrize("method", methods(), ids=label)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny: Path) -> DiffusionPipeline:
+    return load_pipeline(str(tiny))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
+    """The same shapes, other weights."""
+    return load_pipeline(str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", seed=1)))
+
+
+@pytest.fixture(scope="module")
+def fitted(pipe: DiffusionPipeline) -> Fitted:
+    """Each method's patch, fitted once."""
+    known: dict[str, Patch] = {}
+
+    def once(method: Method) -> Patch:
+        if label(method) not in known:
+            known[label(method)] = fit(method, pipe)
+        return known[label(method)]
+
+    return once
+
+
+def quiet(what: str, step: int, of: int) -> None:
+    """Say nothing."""
+
+
+def fit(method: Method, pipe: DiffusionPipeline) -> Patch:
+    rng = Generator().manual_seed(0)
+    return method.build().fit(open_pipeline(pipe), CONCEPT, rng, quiet)
+
+
+def predicted(pipe: DiffusionPipeline, prompt: str) -> Tensor:
+    """The denoiser's prediction from fixed noise."""
+    unet = pipe.unet
+    side = unet.config.sample_size
+    noise = torch.randn(1, 4, side, side, generator=Generator().manual_seed(0))
+    with torch.no_grad():
+        return unet(noise, 500, open_pipeline(pipe).encode([prompt]).states).sample
+
+
+@every_method
+def test_fit_leaves_the_model_alone(method: Method, pipe: DiffusionPipeline) -> None:
+    before, fingerprint = state(pipe), open_pipeline(pipe).fingerprint
+    patch = fit(method, pipe)
+    assert patch.base == fingerprint == open_pipeline(pipe).fingerprint
+    assert state(pipe) == before
+    assert not any(t.requires_grad for t in tensors(patch))
+
+
+def test_fit_leaves_the_folder_alone(tiny: Path) -> None:
+    def digests() -> dict[Path, str]:
+        files = [f for f in tiny.rglob("*") if f.is_file()]
+        return {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    before = digests()
+    for method in (m for m in methods() if not m.preset):
+        method.build().fit(open_folder(tiny), CONCEPT, Generator().manual_seed(0), quiet)
+    assert digests() == before
+
+
+def tensors(patch: Patch) -> list[Tensor]:
+    held = [t for part in (*patch.maps, *patch.edits) for t in (part.a, part.b)]
+    return [t for t in held if t is not None]
+
+
+@every_method
+def test_same_settings_same_patch(method: Method, pipe: DiffusionPipeline, fitted: Fitted) -> None:
+    torch.rand(1)  # a method that drew from the global generator would differ
+    assert contents(fit(method, pipe)) == contents(fitted(method))
+
+
+@every_method
+def test_saved_and_loaded_is_equal(method: Method, fitted: Fitted, tmp_path: Path) -> None:
+    patch = fitted(method)
+    patch.save(tmp_path / "p.safetensors")
+    assert contents(load(tmp_path / "p.safetensors")) == contents(patch)
+
+
+@every_method
+def test_erased_model_predicts_otherwise(
+    method: Method, pipe: DiffusionPipeline, fitted: Fitted
+) -> None:
+    base = predicted(pipe, "a cat")
+    erased = predicted(apply(pipe, fitted(method)), "a cat")
+    assert (erased - base).norm() > 1e-3 * base.norm()
+
+
+def test_identity_patch_predicts_the_same(pipe: DiffusionPipeline) -> None:
+    model = open_pipeline(pipe)
+    width = model.ellipsoid().scale.numel()
+    nothing = PromptMap("text", torch.zeros(width, 1), torch.ones(width, 1))
+    empty = PromptMap("text", torch.zeros(width, 0), torch.zeros(width, 0))
+    for maps in ((), (nothing,), (empty,)):
+        same = apply(pipe, Patch(CONCEPT, {"name": "nothing"}, model.fingerprint, maps))
+        assert torch.equal(predicted(same, "a cat"), predicted(pipe, "a cat"))
+
+
+@every_method
+def test_kept_words_move_less_than_the_concept(
+    method: Method, pipe: DiffusionPipeline, fitted: Fitted
+) -> None:
+    erased = apply(pipe, fitted(method))
+
+    def moved(prompt: str) -> float:
+        base = predicted(pipe, prompt)
+        return float((predicted(erased, prompt) - base).norm() / base.norm())
+
+    assert moved("house") < moved("cat")
+
+
+@every_method
+def test_wrong_base_is_refused(method: Method, fitted: Fitted, other: DiffusionPipeline) -> None:
+    patch = fitted(method)
+    with pytest.raises(EffaceError, match=rf"{patch.base}.*{open_pipeline(other).fingerprint}"):
+        apply(other, patch)
+    names = [n for n, _ in open_pipeline(other).readers()]
+    with pytest.raises(EffaceError, match="fitted on base"):
+        Merge([patch], open_pipeline(other).fingerprint, names, names)
+
+
+@every_method
+def test_settings_rebuild_the_eraser(method: Method, fitted: Fitted, tmp_path: Path) -> None:
+    fitted(method).save(tmp_path / "p.safetensors")
+    settings = dict(load(tmp_path / "p.safetensors").eraser)
+    assert settings.pop("name") == method.name
+    assert erasers.build(method.name, **settings) == method.build()
+
+
+@pytest.mark.parametrize("name", erasers.REGISTRY)
+def test_every_setting_is_explained(name: str) -> None:
+    settings = describe(erasers.find(name))
+    fields: tuple[Any, ...] = dataclasses.fields(erasers.find(name))  # type: ignore[arg-type]
+    assert [s.name for s in settings] == [f.name for f in fields]
+    assert not [s.name for s in settings if len(s.text) < 10]
+
+
+@pytest.mark.parametrize("name", erasers.REGISTRY)
+def test_unknown_settings_are_refused(name: str) -> None:
+    with pytest.raises(EffaceError, match="no setting 'colour'"):
+        erasers.build(name, colour="red")
+    with pytest.raises(EffaceError, match=r"no preset 'none such': choose one of \w"):
+        erasers.build(name, "none such")
+    with pytest.raises(EffaceError, match="ridge"):
+        erasers.build(name, ridge=0.0)
+    with pytest.raises(EffaceError, match="none of these"):
+        erasers.build(name, ridge=float("nan"))
