@@ -80,8 +80,8 @@ def test_one_target_for_each(tiny: Path, pipe: DiffusionPipeline) -> None:
         tiny, "cat", "house", toward=["tree", "dog"], keep=(), method="uce", ridge=1e-3
     )
     for word, target in (("cat", "dog"), ("house", "tree")):
-        assert moved(pipe, patch, word, target) > 0.75
-        assert moved(pipe, swapped, word, target) < 0.75
+        assert moved(pipe, patch, word, target) > 0.4
+        assert moved(pipe, swapped, word, target) < 0.1
     for targets in (["a", "b", "c"], []):
         with pytest.raises(EffaceError, match=f"2 phrases to erase but {len(targets)} targets"):
             efface.erase(tiny, "cat", "house", toward=targets)

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from efface.core import EffaceError
-from efface.patch import HEADER_LIMIT, Patch, checksum, load
+from efface.patch import HEADER_LIMIT, Patch, checksum, load, stack
 from tests.equal import contents
-from tests.test_patch import ADD, MUL, edited, mapped, stack
+from tests.test_patch import ADD, MUL, edited, mapped
 
 WHOLE = stack([mapped(0), edited(ADD, MUL)])
 Story = dict[str, Any]

@@ -69,20 +69,22 @@ def literal_change(
 def test_epochs_equal_the_papers_loop(
     model: Model, derivation: Derivation, concept: Concept
 ) -> None:
-    eraser = RECE(derivation, mu=0.3, epochs=2, keep_weight=0.2, word_weight=1.0)
+    eraser = RECE(derivation, mu=0.3, epochs=2, keep_weight=0.2, word_weight=1.0, hold_weight=0.0)
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 2)) < STORED
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 1)) > 0.01
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("nudity", 3), ("unsafe", 2), ("easy-object", 1)])
 def test_presets_do_the_papers_epochs(model: Model, name: str, epochs: int) -> None:
-    expected = literal_change(model, RECE("regzero", mu=0.1, word_weight=1.0), CAT, epochs)
+    expected = literal_change(
+        model, RECE("regzero", mu=0.1, word_weight=1.0, hold_weight=0.0), CAT, epochs
+    )
     assert far(change(model, PRESETS[name], CAT), expected) < STORED
 
 
 def test_no_epochs_is_uce(model: Model) -> None:
     start = UCE(keep_weight=0.4, ridge=0.6)
-    none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6, word_weight=1.0)
+    none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6, word_weight=1.0, hold_weight=0.0)
     assert far(change(model, none, SEVERAL), change(model, start, SEVERAL)) < STORED
     assert (
         far(change(model, replace(none, epochs=1), SEVERAL), change(model, start, SEVERAL)) > 0.01
@@ -164,7 +166,7 @@ def test_asked_epochs_are_done(model: Model) -> None:
 
 
 def test_facts_are_those_of_the_stored_map(model: Model) -> None:
-    patch = fit(model, RECE(epochs=2, word_weight=1.0), HOUSE)
+    patch = fit(model, RECE(epochs=2, word_weight=1.0, hold_weight=0.0), HOUSE)
     pairs = Ruler(model, HOUSE).judged
     found = certificate(text_map(patch), model.gram(), model.ellipsoid(), *pairs)
     assert found.min == pytest.approx(patch.facts["certificate"]["min"], rel=1e-3)
@@ -173,7 +175,10 @@ def test_facts_are_those_of_the_stored_map(model: Model) -> None:
 
 @torch.no_grad()
 def test_the_concept_goes_further_than_under_uce(model: Model, tiny: Path) -> None:
-    uce, rece = fit(model, UCE(), HOUSE), fit(model, RECE(epochs=2, word_weight=1.0), HOUSE)
+    uce, rece = (
+        fit(model, UCE(), HOUSE),
+        fit(model, RECE(epochs=2, word_weight=1.0, hold_weight=0.0), HOUSE),
+    )
     assert rece.facts["certificate"]["min"] > uce.facts["certificate"]["min"]
     erased, kept = spoken(model, "house"), spoken(model, "tree")
     assert moved(rece, erased) > moved(rece, kept)

@@ -18,6 +18,7 @@ without an old target silently becomes `close_surrogatereg both`; here each is w
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -50,12 +51,14 @@ class RECE:
     """How many; none means: until the certificate passes or the drift budget is spent."""
     certificate: float = 0.5
     """Without `epochs`: stop when the least certificate over rows is at least this (0 to 1)."""
-    drift: float = 0.03
+    drift: float = 0.05
     """Without `epochs`: refuse an epoch that moves kept prompts by more than this share."""
     keep_weight: float = 0.1
     """p in the epochs, from 0. Higher holds the kept prompts more firmly."""
-    word_weight: float = 0.001
+    word_weight: float = 0.003
     """Weight of each kept word's rows against the empty prompt's, from 0; 1 is the paper's code."""
+    hold_weight: float = 1.0
+    """Weight, from 0, that holds where it is what earlier epochs erased; 0 is the paper's code."""
     ridge: float = 0.1
     """λ in the epochs, above 0. Higher makes each epoch smaller."""
     start_rows: RowPolicy = "last_to_end"
@@ -71,19 +74,9 @@ class RECE:
                 "mu, ridge and start_ridge must be above 0: got "
                 f"{self.mu}, {self.ridge} and {self.start_ridge}"
             )
-        if (
-            min(
-                self.keep_weight,
-                self.start_keep_weight,
-                self.word_weight,
-                self.drift,
-                self.epochs or 0,
-            )
-            < 0
-        ):
-            raise EffaceError(
-                "keep_weight, start_keep_weight, word_weight, drift and epochs must not be below 0"
-            )
+        weights = (self.keep_weight, self.start_keep_weight, self.word_weight, self.hold_weight)
+        if min(*weights, self.drift, self.epochs or 0) < 0:
+            raise EffaceError("RECE's weights, drift and epochs must not be below 0")
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The start, then epochs; nothing is random."""
@@ -99,17 +92,20 @@ class RECE:
             kept_rows(model, concept, start.rows, self.word_weight),
         )
         pairs = concept_pairs(model, concept, "all")
-        keep = kept_rows(model, concept, "all", self.word_weight)
+        keep = self.keep_weight**0.5 * kept_rows(model, concept, "all", self.word_weight).double()
+        hold = self.hold_weight**0.5 * pairs.rows.double()
         ruler = Ruler(model, concept)
         done = 0
         while not (stopped := self._enough(done, ruler, edit)):
             on_step("epoch", done, self.epochs or LONGEST)
-            step = self._erase(self._derive(edit, ruler, pairs), keep)
+            derived = self._derive(edit, ruler, pairs)
+            step = self._erase(derived, torch.cat([keep, hold]))
             further = edit.compose(step).compress(COMPRESSION)
             if self.epochs is None and (ruler.drift(further) or 0) > self.drift:
                 stopped = f"another epoch would drift beyond {self.drift}"
                 break
             edit, done = further, done + 1
+            hold = torch.cat([hold, self.hold_weight**0.5 * derived.rows])
         edit = edit.compress(COMPRESSION)
         facts = {**ruler.facts(edit), "epochs": done, "stopped": stopped}
         story: dict[str, Any] = {"name": "rece", **asdict(self)}
@@ -149,13 +145,13 @@ class RECE:
         return Pairs(derived, goals)
 
     def _erase(self, pairs: Pairs, keep: Float[Tensor, "k d"]) -> LowRank:
-        """One UCE solve on the current weights; its goals are the current weights' too (Eq. 10)."""
+        """`keep` carries its weights. One UCE solve on the current weights; its goals are the current weights' too (Eq. 10)."""
         return ridge_map(
             pairs.rows,
             pairs.goals,
             keep,
             erase_weight=1.0,
-            keep_weight=self.keep_weight,
+            keep_weight=1.0,
             ridge=self.ridge,
         )
 
@@ -164,10 +160,12 @@ LONGEST = 10
 """Epochs after which the automatic mode gives up."""
 
 PRESETS = {
-    "nudity": RECE("regzero", mu=0.1, epochs=3, word_weight=1.0),
-    "unsafe": RECE("regzero", mu=0.1, epochs=2, word_weight=1.0),
-    "style": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0, start_keep_weight=0.1),
-    "hard-object": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0),
-    "easy-object": RECE("regzero", mu=0.1, epochs=1, word_weight=1.0),
+    "nudity": RECE("regzero", mu=0.1, epochs=3, word_weight=1.0, hold_weight=0.0),
+    "unsafe": RECE("regzero", mu=0.1, epochs=2, word_weight=1.0, hold_weight=0.0),
+    "style": RECE(
+        "regzero", mu=1e-3, epochs=1, word_weight=1.0, hold_weight=0.0, start_keep_weight=0.1
+    ),
+    "hard-object": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0, hold_weight=0.0),
+    "easy-object": RECE("regzero", mu=0.1, epochs=1, word_weight=1.0, hold_weight=0.0),
 }
 """The paper's settings by task (its section 5 and the released scripts)."""
