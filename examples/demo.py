@@ -49,7 +49,7 @@ def main(concept: str) -> None:
     ]
     lay(rows).save(out / "grid.png")
     console = Console()
-    console.
+    console.print(table)
     console.print(f"pictures: {(out / 'grid.png').resolve()}")
 
 

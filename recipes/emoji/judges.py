@@ -38,7 +38,8 @@ BATCH, RATE = 64, 2e-3
 
 def build(name: str) -> PreTrainedModel:
     """The architecture of one judge, about one million parameters."""
-    labels: dict[str, Any] = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
+    ids = {n: i for i, n in enumerate(LABELS)}
+    labels: dict[str, Any] = {"id2label": dict(enumerate(LABELS)), "label2id": ids}
     if name == "tuning":
         return ResNetForImageClassification(
             ResNetConfig(

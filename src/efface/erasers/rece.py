@@ -7,12 +7,14 @@ derivations there is ours, the exact adversary: the worst embedding on the ellip
 encoder's rows lie on (see `efface.certificate`), which has no strength to choose.
 
 Deviations from the authors' code: the UCE start is computed here, not loaded from a file. All
-matrices share one map T, the derivation needs only G = Σ WᵀW, and algebra is in float64. No picture
-is drawn to choose an epoch: by default epochs are added until the certificate passes or drift on
-the kept prompts reaches its budget, and the patch says which. Their fixed epochs, weights and
-targets are the presets. The empty prompt is kept once; their nudity and unsafe scripts keep it once
-per phrase: `keep_weight` times the number of phrases does the same. Their `close_standardreg`
-without an old target silently becomes `close_surrogatereg both`; here each is what its name says.
+matrices share one map T, the derivation needs only G = Σ WᵀW, and algebra is in float64. No
+picture is drawn to choose an epoch: by default epochs are added until the certificate passes or
+drift on the kept prompts reaches its budget, and the patch says which. Their fixed epochs, weights
+and targets are the presets. A later epoch of theirs partly brings back what the start erased; here
+what was erased is held (`hold_weight`; the presets keep their 0). The empty prompt is kept once;
+their nudity and unsafe scripts keep it once per phrase: `keep_weight` times the number of phrases
+does the same. Their `close_standardreg` without an old target silently becomes `close_surrogatereg
+both`; here each is what its name says.
 """
 
 from dataclasses import asdict, dataclass
@@ -145,7 +147,10 @@ class RECE:
         return Pairs(derived, goals)
 
     def _erase(self, pairs: Pairs, keep: Float[Tensor, "k d"]) -> LowRank:
-        """`keep` carries its weights. One UCE solve on the current weights; its goals are the current weights' too (Eq. 10)."""
+        """One UCE solve on the current weights, whose outputs the goals are too (Eq. 10).
+
+        The rows of `keep` carry their weights.
+        """
         return ridge_map(
             pairs.rows,
             pairs.goals,
