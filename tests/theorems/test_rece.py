@@ -166,7 +166,7 @@ def test_asked_epochs_are_done(model: Model) -> None:
 
 
 def test_facts_are_those_of_the_stored_map(model: Model) -> None:
-    patch = fit(model, RECE(epochs=2, word_weight=1.0, hold_weight=0.0), HOUSE)
+    patch = fit(model, RECE(epochs=2), HOUSE)
     pairs = Ruler(model, HOUSE).judged
     found = certificate(text_map(patch), model.gram(), model.ellipsoid(), *pairs)
     assert found.min == pytest.approx(patch.facts["certificate"]["min"], rel=1e-3)
@@ -192,3 +192,16 @@ def test_the_concept_goes_further_than_under_uce(model: Model, tiny: Path) -> No
 
     assert shift("house") > shift("tree")
     assert shift("house") > 0.01
+
+
+def test_a_held_epoch_brings_nothing_back(model: Model) -> None:
+    ruler = Ruler(model, HOUSE)
+
+    def missed(eraser: UCE | RECE) -> float:
+        edit = text_map(fit(model, eraser, HOUSE))
+        off = edit.apply(ruler.judged.rows) - ruler.judged.goals.double()
+        return ((off @ ruler.gram) * off).sum().item()
+
+    free = RECE(epochs=2, hold_weight=0.0)
+    held = [missed(replace(free, hold_weight=weight)) for weight in (1.0, 10.0)]
+    assert held[1] < held[0] < missed(free)
