@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import efface
-from efface.backbones.pipeline import draw
 from efface.core import Case
 from efface.detectors.judge import Judge, reporting, tuning
-from recipes.emoji.report import GUIDANCE, STEPS, share
+from recipes.emoji.report import GUIDANCE, STEPS, draw_many, share
 from studies.readme import publish
 
 OUT = Path("claims/emoji-erasure.json")
@@ -47,7 +46,7 @@ SETS: Mapping[str, dict[str, Any]] = {
 }
 SEEDS = 16
 """Pictures of each erased concept."""
-OTHER_SEEDS = 2
+OTHER_SEEDS = 1
 """Pictures of each other thing."""
 
 
@@ -66,7 +65,7 @@ class World:
         """What the judge sees in `count` pictures of each prompt."""
         seeds = range(self.first, self.first + count)
         cases = [Case(p, s, STEPS, GUIDANCE) for p in prompts for s in seeds]
-        return self.judge.names(draw(pipe, cases, efface.api.quiet, batch=32), group)
+        return self.judge.names(draw_many(pipe, cases), group)
 
     def right(self, pipe: Any) -> dict[str, list[bool]]:
         """For every thing, whether each of its pictures shows it."""
@@ -85,7 +84,7 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
     if kind == "concept":
         prompts, count = [f"a {name}"], SEEDS
     else:
-        prompts, count = [f"a {thing} in {name} style" for thing in world.things[::14]], 2
+        prompts, count = [f"a {thing} in {name} style" for thing in world.things[::7]], 1
     before = [s == name for s in world.shows(world.pipe, prompts, count, kind)]
     after = [s == name for s in world.shows(erased, prompts, count, kind)]
     right = world.right(erased)

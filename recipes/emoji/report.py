@@ -54,9 +54,15 @@ def share(hits: list[bool]) -> dict[str, Any]:
 def ask(pipe: Any, judge: Judge, prompts: list[Prompt], seeds: range, group: str) -> list[bool]:
     """Whether each drawn picture shows what its prompt names, prompt by prompt."""
     cases = [Case(text, seed, STEPS, GUIDANCE) for text, _ in prompts for seed in seeds]
-    pictures = draw(pipe, cases, lambda *_: None, batch=32)
+    pictures = draw_many(pipe, cases)
     expected = [name for _, name in prompts for _ in seeds]
     return [a == b for a, b in zip(judge.names(pictures, group), expected, strict=True)]
+
+
+def draw_many(pipe: Any, cases: list[Case]) -> list[Image.Image]:
+    """Draw in large batches; matrix products in bfloat16, two to three times as fast here."""
+    with torch.autocast(pipe.device.type, torch.bfloat16):
+        return draw(pipe, cases, lambda *_: None, batch=64)
 
 
 def measure() -> dict[str, Any]:
@@ -148,6 +154,7 @@ if __name__ == "__main__":
         "efface": efface.__version__,
         "steps": STEPS,
         "guidance": GUIDANCE,
+        "precision": "bfloat16 autocast; the time of 16 pictures in float32",
         "training": json.loads((resolve("emoji") / "training.json").read_text()),
         "bars": BARS,
         "measured": figures,
