@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import diffusers
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -14,12 +16,15 @@ import efface
 from efface.detectors.judge import reporting
 from efface.grid import Row, lay
 
-SEEDS = range(8)
+SEEDS = range(6)
 OTHERS = ("pistol", "dagger", "dog", "church", "pizza")
 
 
 def main(concept: str) -> None:
     """Erase, draw, judge, show."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     out = Path("demo")
     out.mkdir(exist_ok=True)
     started = time.perf_counter()

@@ -40,7 +40,8 @@ pipe = StableDiffusionPipeline.from_pretrained({str(resolve("emoji"))!r})
 pipe("a pizza", num_inference_steps=2).images[0].save({str(tmp_path / "pizza.png")!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert Image.open(tmp_path / "pizza.png").size == (64, 64)
+    with Image.open(tmp_path / "pizza.png") as picture:
+        assert picture.size == (64, 64)
 
 
 def test_pictures_show_what_the_prompt_names(judges: dict[str, Judge]) -> None:

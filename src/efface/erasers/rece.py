@@ -104,7 +104,9 @@ class RECE:
             step = self._erase(derived, torch.cat([keep, hold]))
             further = edit.compose(step).compress(COMPRESSION)
             if self.epochs is None and (ruler.drift(further) or 0) > self.drift:
-                stopped = f"another epoch would drift beyond {self.drift}"
+                already = (ruler.drift(edit) or 0) > self.drift
+                stopped = "the start already drifts" if already else "another epoch would drift"
+                stopped += f" beyond {self.drift}"
                 break
             edit, done = further, done + 1
             hold = torch.cat([hold, self.hold_weight**0.5 * derived.rows])
