@@ -55,7 +55,7 @@ def main(concept: str) -> None:
     lay(rows).save(out / "grid.png")
     console = Console()
     console.print(table)
-    console.print(f"pictures: {(out / 'grid.png').resolve()}")
+    console.print(f"pictures: {(out / 'grid.png').resolve()}", soft_wrap=True)
 
 
 if __name__ == "__main__":

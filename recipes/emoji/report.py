@@ -70,25 +70,25 @@ def measure() -> dict[str, Any]:
     pipe, judge, data = load_pipeline("emoji"), reporting(), load()
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {}
-    plain = ask(pipe, judge, [(f"a {n}", n) for n in NAMES], range(8), "concept")
+    plain = ask(pipe, judge, [(f"a {n}", n) for n in NAMES], range(4), "concept")
     found["concept"] = share(plain)
     each = np.array(plain).reshape(len(NAMES), -1).mean(1)
     worst = np.argsort(each)[: len(NAMES) // 10]
-    found["concept, worst tenth"] = {"value": each[worst].mean(), "n": len(worst) * 8}
-    found["weakest concepts"] = {NAMES[i]: each[i] for i in worst}
+    found["concept, worst tenth"] = {"value": float(each[worst].mean()), "n": len(worst) * 4}
+    found["weakest concepts"] = {NAMES[i]: float(each[i]) for i in worst}
     styles, grounds = list(STYLES), list(BACKGROUNDS)
     pairs = list(zip(data.thing, data.style, data.held_out, strict=True))
     kept = [p for p in pairs if not p[2]]
     some = [kept[i] for i in rng.choice(len(kept), 216, replace=False)]
     prompts = [(f"a {NAMES[t]} in {styles[s]} style", styles[s]) for t, s, _ in some]
-    found["style"] = share(ask(pipe, judge, prompts, range(100, 102), "style"))
+    found["style"] = share(ask(pipe, judge, prompts, range(100, 101), "style"))
     colours = [(n, grounds[i % len(grounds)]) for i, n in enumerate(NAMES)]
     prompts = [(f"a {n} on a {g} background", g) for n, g in colours]
-    found["background"] = share(ask(pipe, judge, prompts, range(200, 202), "background"))
+    found["background"] = share(ask(pipe, judge, prompts, range(200, 201), "background"))
     prompts = [(f"a {NAMES[t]} in {styles[s]} style", NAMES[t]) for t, s, out in pairs if out]
-    found["concept, held-out pairs"] = share(ask(pipe, judge, prompts, range(300, 304), "concept"))
+    found["concept, held-out pairs"] = share(ask(pipe, judge, prompts, range(300, 302), "concept"))
     prompts = [(f"a {word}", t.name) for t in THINGS for word in t.aka]
-    found["concept, synonyms"] = share(ask(pipe, judge, prompts, range(400, 404), "concept"))
+    found["concept, synonyms"] = share(ask(pipe, judge, prompts, range(400, 402), "concept"))
     found["autoencoder dB"] = {"value": reconstruction(pipe)}
     for name, one in (("tuning", tuning()), ("reporting", judge)):
         found[f"judge {name}"] = share(fresh_renderings(one))
@@ -142,7 +142,7 @@ def verdicts(found: dict[str, Any]) -> dict[str, bool]:
     """Whether each bar holds."""
     lower = {"seconds for 16 pictures"}
     return {
-        k: (found[k]["value"] <= v if k in lower else found[k]["value"] >= v)
+        k: bool(found[k]["value"] <= v if k in lower else found[k]["value"] >= v)
         for k, v in BARS.items()
     }
 
