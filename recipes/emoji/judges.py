@@ -1,9 +1,9 @@
 """Two judges of emoji pictures: what thing, what style, what background.
 
-`tuning` (a ResNet) is for choosing settings and as attacks' feedback, `reporting` (a ConvNeXt,
+`tuning` (a ResNet) is for choosing settings and as attacks' feedback, `reporting` (a RegNet,
 other seed) only for numbers that are published. One logits vector holds three groups, told apart
 by label prefix, so the standard image-classification class loads them. "nothing" is a concept: a
-plain or noisy field. `python -m recipes.emoji.judges NAME --minutes M` trains one; it resumes.
+plain or noisy field. `python -m recipes.emoji.judges NAME --minutes M` trains one in one go.
 """
 
 import argparse

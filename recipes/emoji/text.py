@@ -2,8 +2,8 @@
 
 The encoder reads a caption and must name concept, style and background and foretell the picture's
 latent; unlike CLIP there is no image tower, the pictures' own linear code takes its place. The
-denoiser then trains on the frozen encoder. `python -m recipes.emoji.text` resumes where it
-stopped.
+denoiser then trains on the frozen encoder. `python -m recipes.emoji.text` takes minutes and starts
+anew each time.
 """
 
 import json
@@ -111,7 +111,7 @@ class Batches:
 
 
 def train(steps: int = 1600, batch: int = 96) -> None:
-    """Teach the encoder; checkpoints every 250 steps."""
+    """Teach the encoder in one go; what it learns is written at the end."""
     tokenizer = train_tokenizer(OUT)
     generator = torch.Generator().manual_seed(0)
     torch.random.set_rng_state(generator.get_state())
