@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # subprocesses inherit it
+os.environ["EFFACE_CACHE"] = tempfile.mkdtemp(prefix="efface-test-cache-")
 
 
 def _is_local(host: str) -> bool:

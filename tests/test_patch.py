@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface.backbones.merge import Merge
+from efface.backbones.model import Reader
 from efface.core import Concept, Edit, EffaceError, PromptMap
 from efface.patch import Patch, load, stack
 from tests.equal import contents
@@ -42,7 +43,8 @@ SET = Edit(OTHER, "set", noise(4, WIDTH, seed=10))
 def weight(name: str, *patches: Patch) -> Tensor:
     """What a float64 weight becomes."""
     old = noise(4, WIDTH, seed=NAMES.index(name) if name in NAMES else 50).double()
-    return Merge(patches, BASE, NAMES, (*NAMES, OTHER)).weight(name, old)
+    readers = dict.fromkeys(NAMES, Reader("text", None))
+    return Merge(patches, BASE, readers, (*NAMES, OTHER)).weight(name, old)
 
 
 # save and load

@@ -10,7 +10,7 @@ import torch
 from efface.backbones.model import Model, open_model
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.erasers import build
-from efface.facts import Ruler
+from efface.facts import Ruler, summary
 from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
 
@@ -63,23 +63,26 @@ def _phrases(given: str | Sequence[str]) -> tuple[str, ...]:
 
 def remeasured(model: Model, scaled: Patch, facts: Mapping[str, Any]) -> Patch:
     """A scaled patch with the facts of the one it came from, measured anew where they can be."""
-    if scaled.edits or len(scaled.maps) != 1:
+    if scaled.edits or len({m.encoder for m in scaled.maps}) != len(scaled.maps):
         return scaled
-    [only] = scaled.maps
-    found = Ruler(model, scaled.concept).facts(LowRank(only.a, only.b))
-    return replace(scaled, facts={**facts, **found})
+    found = {
+        m.encoder: Ruler(model, scaled.concept, m.encoder).facts(LowRank(m.a, m.b))
+        for m in scaled.maps
+    }
+    return replace(scaled, facts={**facts, **summary(found)})
 
 
 def everyday(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:
     """The model's everyday words less those that mean, or nearly mean, one of the concepts.
 
-    Meaning is the last row of the padded prompt less that of the empty prompt.
+    Meaning is the last row that the denoiser reads less that of the empty prompt.
     """
     erased = {c.strip().lower() for c in concepts}
     words = [w for w in model.vocabulary if w.strip().lower() not in erased]
     if not words or not concepts:
         return tuple(words)
-    rows = model.encode(["", *concepts, *words]).states[:, -1]
+    said = model.encode(["", *concepts, *words])
+    rows = said.states[torch.arange(len(said.ends)), said.ends[:, 0] - 1]
     meanings = torch.nn.functional.normalize(rows[1:] - rows[0], dim=1)
     near = (meanings[len(concepts) :] @ meanings[: len(concepts)].T).amax(1) > NEAR
     return tuple(w for w, close in zip(words, near.tolist(), strict=True) if not close)

@@ -1,8 +1,9 @@
 """How near any prompt, even a soft one, can bring an erased concept back to the denoiser's door.
 
 Ours; no published source. A text encoder's rows leave a norm, so they lie on an ellipsoid
-e = γ ⊙ z + β with |z|² = d (and Σz = 0 after a LayerNorm). What the denoiser reads of a row e is
-W T e for every projection W, so the distance from the concept's row c is ‖G^½(T e − c)‖ with
+e = A z + β with |z|² = d: A = diag(γ) after an RMSNorm, with Σz = 0 taken out after a LayerNorm,
+projected where the encoder projects (see `efface.ellipsoids`). What the denoiser reads of a row e
+is W T e for every projection W, so the distance from the concept's row c is ‖G^½(T e − c)‖ with
 G = Σ WᵀW. Its least value over the ellipsoid is a quadratic on a sphere, solved exactly by
 `efface.linalg.sphere_minimum`. The recovery curve is RECE's derived embedding (arXiv 2407.12383,
 section 3) swept over its regulariser.
@@ -13,8 +14,8 @@ What it does NOT bound, and must be said wherever it is shown:
   ControlNet or IP-Adapter inputs, start images and latents (inversion, latent noise) stay free;
 - attacks on weights: fine-tuning, relearning, undoing the map;
 - other words: a concept that other rows than the judged ones also mean can be drawn from those;
-- rows off the ellipsoid: an attacker who may feed any vector sends T⁻¹c; and where the encoder's
-  last layer has no norm the ellipsoid is itself an estimate, and so is the certificate;
+- rows off the ellipsoid: an attacker who may feed any vector sends T⁻¹c; and where no norm ends
+  the encoder (SDXL, SD 3) the ellipsoid is a ball around sampled prompts, an estimate;
 - pictures: a distance in keys and values is not a rate at which a detector fires.
 """
 
@@ -67,28 +68,30 @@ class Recovery:
 def certificate(
     map: LowRank,
     gram: Float[Tensor, "d d"],
-    ellipsoid: Ellipsoid,
+    ellipsoids: Sequence[Ellipsoid],
     rows: Float[Tensor, "n d"],
     goals: Float[Tensor, "n d"],
 ) -> Certificate:
-    """q(c) = min over the ellipsoid of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each row c.
+    """q(c) = min over the ellipsoids of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each c.
 
-    Symbols: `map` T, `gram` G, `rows` c, `goals` v, `ellipsoid` γ, β. With P an orthonormal basis
-    of the allowed z, B = T diag(γ) P and r₀ = Tβ − c: minimise yᵀ(BᵀGB)y + 2(BᵀGr₀)ᵀy on |y|² = d.
+    Symbols: `map` T, `gram` G, `rows` c, `goals` v. With e = A z + β, B = T A and r₀ = Tβ − c:
+    minimise zᵀ(BᵀGB)z + 2(BᵀGr₀)ᵀz on |z|² = r².
     """
     gram, rows, goals = gram.double(), rows.double(), goals.double()
-    scale, shift = ellipsoid.scale.double(), ellipsoid.shift.double()
-    width = rows.shape[1]
     moved = _quadratic(gram, goals - rows)
     judged = (moved > _NIL * _quadratic(gram, rows)).nonzero().squeeze(1)
+    rows, moved = rows[judged], moved[judged]
 
-    basis = _directions(width, ellipsoid.centred, rows.device)
-    reach = map.apply((scale[:, None] * basis).T).T
-    offset = map.apply(shift[None]) - rows[judged]
-    y = sphere_minimum(reach.T @ gram @ reach, -offset @ gram @ reach, float(width))
-    embeddings = scale * (y @ basis.T) + shift
-    left = _quadratic(gram, map.apply(embeddings) - rows[judged])
-    return Certificate(left / moved[judged], embeddings, judged)
+    left, embeddings = torch.full_like(moved, torch.inf), torch.zeros_like(rows)
+    for axes, shift, radius2, solid in ellipsoids:
+        reach = map.apply(axes.double().T).T
+        offset = map.apply(shift.double()[None]) - rows
+        z = sphere_minimum(reach.T @ gram @ reach, -offset @ gram @ reach, radius2, solid=solid)
+        found = z @ axes.double().T + shift.double()
+        nearest = _quadratic(gram, map.apply(found) - rows)
+        nearer = nearest < left
+        left[nearer], embeddings[nearer] = nearest[nearer], found[nearer]
+    return Certificate((left / moved).clamp(min=0), embeddings, judged)
 
 
 def drift(map: LowRank, gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> float:
@@ -123,12 +126,3 @@ def recovery_curve(
 
 def _quadratic(gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
     return ((rows @ gram) * rows).sum(1)
-
-
-def _directions(width: int, centred: bool, device: torch.device) -> Float[Tensor, "d free"]:
-    """Orthonormal basis P of all z, or of those with Σz = 0 (Householder, 1/√d to axis 0)."""
-    eye = torch.eye(width, dtype=torch.float64, device=device)
-    if not centred:
-        return eye
-    normal = torch.full_like(eye[0], width**-0.5) - eye[0]
-    return (eye - 2 * torch.outer(normal, normal) / normal.square().sum())[:, 1:]

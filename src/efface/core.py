@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor
 
@@ -65,20 +65,30 @@ class Case:
 
 
 class Encoded(NamedTuple):
-    """Prompts as the denoiser receives them, before any patch."""
+    """Prompts as the denoiser receives them on one stream, before any patch.
+
+    Where several encoders' rows follow one another (SD 3), each is a part of the tokens.
+    """
 
     states: Float[Tensor, "prompts tokens width"]
-    last: Int[Tensor, "prompts"]
-    """Position of the last word; 0, the start token, for an empty prompt."""
+    last: Int[Tensor, "prompts parts"]
+    """Position of the last word; the part's first for a prompt without words."""
+    ends: Int[Tensor, "prompts parts"]
+    """One past the last position that the denoiser attends to."""
+    spoken: Bool[Tensor, "prompts"]
+    """Whether the prompt holds a word."""
+    starts: tuple[int, ...] = (0,)
+    """Where each part begins."""
 
 
 class Ellipsoid(NamedTuple):
-    """Where a text encoder's rows lie: scale * z + shift with |z|^2 = width."""
+    """Where rows of a text stream lie: axes z + shift with |z|^2 = radius2."""
 
-    scale: Float[Tensor, "width"]
+    axes: Float[Tensor, "width free"]
     shift: Float[Tensor, "width"]
-    centred: bool
-    """Whether z also sums to zero (LayerNorm) or not (RMSNorm)."""
+    radius2: float
+    solid: bool = False
+    """|z|^2 <= radius2: no norm binds the rows, the bound is that of a sample of prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +133,8 @@ class Backbone(Protocol):
     def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
         """G = sum of WᵀW over the readers, float64."""
 
-    def ellipsoid(self, stream: str = "text") -> Ellipsoid:
-        """Where the stream's rows lie."""
+    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
+        """Where the stream's rows lie: on any of these."""
 
 
 def same_base(one: str, other: str) -> bool:

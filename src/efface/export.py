@@ -72,7 +72,7 @@ def export_folder(
     model, checkpoint = open_folder(root), Checkpoint(root)
     checkpoint.check()
     names = {f"{model.component}/{n}" for n in checkpoint.where(model.component)}
-    merge = Merge(patches, model.fingerprint, [n for n, _ in model.readers()], names)
+    merge = Merge(patches, model.fingerprint, model.where, names)
     files, left_out = _sort(root, model.component)
     mark = secrets.token_hex(8)
     fresh, old = (target.with_name(f".efface-{mark}.{kind}") for kind in ("new", "old"))

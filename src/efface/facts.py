@@ -1,4 +1,4 @@
-"""What a text-side map does, measured without drawing: certificate and drift."""
+"""What text-side maps do, measured without drawing: certificate and drift."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,7 +10,7 @@ from torch import Tensor
 from efface.certificate import Certificate, certificate, drift
 from efface.core import Backbone, Concept
 from efface.linalg import LowRank
-from efface.tokens import Pairs, aligned
+from efface.tokens import Pairs, aligned, kept
 
 PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
@@ -21,12 +21,12 @@ SAMPLE = 32
 
 
 class Ruler:
-    """Measures maps for one model and concept; what they share is worked out once."""
+    """Measures maps of one stream for one model and concept; what they share is worked out once."""
 
-    def __init__(self, model: Backbone, concept: Concept) -> None:
-        self._model, self._concept = model, concept
-        self.gram = model.gram()
-        self.ellipsoid = model.ellipsoid()
+    def __init__(self, model: Backbone, concept: Concept, stream: str = "text") -> None:
+        self._model, self._concept, self._stream = model, concept, stream
+        self.gram = model.gram(stream)
+        self.ellipsoids = model.ellipsoids(stream)
 
     @cached_property
     def judged(self) -> Pairs:
@@ -36,8 +36,10 @@ class Ruler:
             for e, g in zip(self._concept.erase, self._concept.goals(), strict=True)
             for p in PHRASINGS
         ]
-        source = self._model.encode([s for s, _ in named])
-        return aligned(source, self._model.encode([t for _, t in named]), "last_to_end")
+        source, target = (
+            self._model.encode(texts, self._stream) for texts in zip(*named, strict=True)
+        )
+        return aligned(source, target, "last_to_end")
 
     @cached_property
     def kept(self) -> Float[Tensor, "n width"] | None:
@@ -45,17 +47,18 @@ class Ruler:
         words = self._concept.keep[:: max(1, len(self._concept.keep) // SAMPLE)]
         if not words:
             return None
-        return self._model.encode([OTHER_PHRASING.format(w) for w in words]).states.flatten(0, 1)
+        prompts = [OTHER_PHRASING.format(w) for w in words]
+        return kept(self._model.encode(prompts, self._stream), "all")
 
     def certificate(self, edit: LowRank) -> Certificate:
         """How near any row of the encoder comes to the concept under `edit`."""
-        return certificate(edit, self.gram, self.ellipsoid, *self.judged)
+        return certificate(edit, self.gram, self.ellipsoids, *self.judged)
 
     def drift(self, edit: LowRank) -> float | None:
         """How far `edit` moves the kept words; None where nothing is kept."""
         return None if self.kept is None else drift(edit, self.gram, self.kept)
 
-    def facts(self, edit: LowRank) -> Mapping[str, Any]:
+    def facts(self, edit: LowRank) -> dict[str, Any]:
         """What a patch's header says of its map."""
         found = self.certificate(edit)
         return {
@@ -63,3 +66,25 @@ class Ruler:
             "drift": self.drift(edit),
             "rank": edit.a.shape[1],
         }
+
+
+def summary(streams: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of all streams: the weakest certificate, the largest drift, and each stream's own.
+
+    An attacker may take the stream that gives way, so no mean over streams is taken.
+    """
+    if len(streams) == 1:
+        [only] = streams.values()
+        return dict(only)
+    weakest = min(streams.values(), key=lambda f: _least(f["certificate"]["min"]))
+    drifts = [f["drift"] for f in streams.values() if f["drift"] is not None]
+    return {
+        **weakest,
+        "drift": max(drifts, default=None),
+        "rank": sum(f["rank"] for f in streams.values()),
+        "streams": {name: dict(f) for name, f in streams.items()},
+    }
+
+
+def _least(value: float | None) -> float:
+    return float("inf") if value is None else value

@@ -191,15 +191,20 @@ def _derive(
 
 
 def sphere_minimum(
-    hessian: Float[Tensor, "d d"], linear: Float[Tensor, "n d"], radius2: float
+    hessian: Float[Tensor, "d d"],
+    linear: Float[Tensor, "n d"],
+    radius2: float,
+    *,
+    solid: bool = False,
 ) -> Float[Tensor, "n d"]:
     """Exact minimiser of yᵀHy − 2bᵀy on |y|² = `radius2`, for each row b of `linear`.
 
-    H is symmetric, of any sign. y = (H + lI)⁻¹ b with the l ≥ −h₀ that meets the radius, h₀ the
-    lowest eigenvalue. With H = Q diag(h) Qᵀ, β = Qᵀb and t = l + h₀, t solves the secular equation
-    Σ (βᵢ / (hᵢ − h₀ + t))² = |y|²; rows share the eigendecomposition. Hard case (b has nothing in
-    the lowest eigenspace, and the rest at t = 0 is too short): the missing length goes along the
-    lowest eigenvector, where its sign does not matter.
+    `solid`: on |y|² ≤ `radius2`. H is symmetric, of any sign. y = (H + lI)⁻¹ b with the l ≥ −h₀
+    that meets the radius, h₀ the lowest eigenvalue. With H = Q diag(h) Qᵀ, β = Qᵀb and t = l + h₀,
+    t solves the secular equation Σ (βᵢ / (hᵢ − h₀ + t))² = |y|²; rows share the
+    eigendecomposition. Hard case (b has nothing in the lowest eigenspace, and the rest at t = 0 is
+    too short): the missing length goes along the lowest eigenvector, where its sign does not
+    matter.
     """
     if radius2 <= 0:
         raise ValueError(f"the squared radius must be above 0: got {radius2}")
@@ -216,6 +221,10 @@ def sphere_minimum(
     y[:, 0] = missing.clamp(min=0).sqrt()
     y[easy] = beta[easy] / (gap + _secular_root(gap, beta[easy], radius2**0.5)[:, None])
     y *= radius2**0.5 / y.norm(dim=1, keepdim=True)
+    if solid and values[0] > 0:
+        free = beta / values
+        inside = free.square().sum(1) < radius2
+        y[inside] = free[inside]
     return torch.matmul(y, vectors.T)
 
 

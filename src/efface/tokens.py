@@ -25,25 +25,40 @@ class Pairs(NamedTuple):
 
 
 def aligned(source: Encoded, target: Encoded, policy: RowPolicy) -> Pairs:
-    """Pair the rows of each source prompt with those of its target prompt."""
+    """Pair the rows of each source prompt with those of its target prompt, part by part.
+
+    Positions that the denoiser does not attend to are left out; a target that ends earlier lends
+    its last attended row.
+    """
+    stops = (*source.starts[1:], source.states.shape[1])
     rows, goals = [], []
-    for one, other, i, j in zip(
-        source.states, target.states, source.last.tolist(), target.last.tolist(), strict=True
+    for one, other, *spans in zip(
+        source.states,
+        target.states,
+        *(x.tolist() for x in (source.last, source.ends, target.last, target.ends)),
+        strict=True,
     ):
-        if policy == "all":
-            first, second, count = 0, 0, len(one)
-        else:
-            first, second = i, j
-            count = 1 if policy == "last" else len(one) - max(i, j)
-        rows.append(one[first : first + count])
-        goals.append(other[second : second + count])
+        for start, stop, i, end, j, goal_end in zip(source.starts, stops, *spans, strict=True):
+            first, second = (start, start) if policy == "all" else (i, j)
+            count = 1 if policy == "last" else min(end - first, stop - max(first, second))
+            wanted = torch.arange(second, second + count).clamp(max=goal_end - 1)
+            rows.append(one[first : first + count])
+            goals.append(other[wanted])
     return Pairs(torch.cat(rows), torch.cat(goals))
 
 
 def each(encoded: Encoded) -> Iterator[Encoded]:
     """Prompt by prompt."""
-    for states, last in zip(encoded.states.split(1), encoded.last.split(1), strict=True):
-        yield Encoded(states, last)
+    for i in range(len(encoded.states)):
+        states, last, ends, spoken = (x[i : i + 1] for x in encoded[:4])
+        yield Encoded(states, last, ends, spoken, encoded.starts)
+
+
+def together(prompts: Sequence[Encoded]) -> Encoded:
+    """Prompts of one stream as one."""
+    columns = zip(*(p[:4] for p in prompts), strict=True)
+    states, last, ends, spoken = (torch.cat(column) for column in columns)
+    return Encoded(states, last, ends, spoken, prompts[0].starts)
 
 
 def joined(blocks: Sequence[Pairs]) -> Pairs:
@@ -52,14 +67,19 @@ def joined(blocks: Sequence[Pairs]) -> Pairs:
 
 
 def kept(encoded: Encoded, policy: RowPolicy) -> Float[Tensor, "n width"]:
-    """Rows to preserve: the last word's alone under `last`, else every position."""
+    """Rows to preserve: the last words' alone under `last`, else all that are attended to."""
     if policy == "last":
-        return encoded.states[torch.arange(len(encoded.last)), encoded.last]
-    return encoded.states.flatten(0, 1)
+        return torch.cat([states[last] for states, last in zip(*encoded[:2], strict=True)])
+    rows = [
+        states[start:end]
+        for states, ends in zip(encoded.states, encoded.ends.tolist(), strict=True)
+        for start, end in zip(encoded.starts, ends, strict=True)
+    ]
+    return torch.cat(rows)
 
 
 def check_spoken(encoded: Encoded, prompts: tuple[str, ...]) -> None:
     """Refuse phrases to erase that hold no token at all."""
-    for prompt, last in zip(prompts, encoded.last.tolist(), strict=True):
-        if last == 0:
+    for prompt, spoken in zip(prompts, encoded.spoken.tolist(), strict=True):
+        if not spoken:
             raise EffaceError(f"{prompt!r} tokenizes to nothing: name the concept in words")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from efface.backbones.checkpoint import resolve
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_folder
+from efface.backbones.model import Reader, open_folder
 from efface.core import Backbone, Concept, Ellipsoid, Encoded
+from efface.ellipsoids import layer_norm
 from efface.erasers import build
 
 HERE = Path(__file__).parent
@@ -53,9 +54,9 @@ class Recorded:
         """Recorded rows; those of "" for the phrasings that only the certificate asks for."""
         known = self.recording.story["prompts"]
         at = [known.index(p if p in known else "") for p in prompts]
-        return Encoded(
-            self.recording.tensors["rows"][at], torch.tensor(self.recording.story["last"])[at]
-        )
+        rows = self.recording.tensors["rows"][at]
+        last = torch.tensor(self.recording.story["last"])[at]
+        return Encoded(rows, last[:, None], torch.full_like(last, rows.shape[1])[:, None], last > 0)
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         for name in self.recording.story["readers"]:
@@ -64,9 +65,8 @@ class Recorded:
     def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
         return torch.stack([w.double().T @ w.double() for _, w in self.readers()]).sum(0)
 
-    def ellipsoid(self, stream: str = "text") -> Ellipsoid:
-        tensors = self.recording.tensors
-        return Ellipsoid(tensors["scale"].double(), tensors["shift"].double(), centred=True)
+    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
+        return (layer_norm(self.recording.tensors["scale"], self.recording.tensors["shift"]),)
 
 
 def ours(model: Backbone, case: Mapping[str, Any]) -> Weights:
@@ -76,7 +76,8 @@ def ours(model: Backbone, case: Mapping[str, Any]) -> Weights:
     concept = Concept(told["name"], *(tuple(told[k]) for k in ("erase", "toward", "keep")))
     patch = eraser.fit(model, concept, torch.Generator(), lambda what, step, of: None)
     base = dict(model.readers())
-    merge = Merge([patch], model.fingerprint, base, base)
+    readers = dict.fromkeys(base, Reader("text", None))
+    merge = Merge([patch], model.fingerprint, readers, base)
     return {name: merge.weight(name, weight.float()) for name, weight in base.items()}
 
 

@@ -28,7 +28,8 @@ def states(model: Model, prompt: str) -> Float[Tensor, "tokens width"]:
 
 def last_word(model: Model, prompt: str) -> int:
     """The start token is at 0, so the k-th word piece is at k."""
-    return len(model.tokenizer(prompt, add_special_tokens=False).input_ids)
+    [encoder] = model.text.encoders
+    return len(encoder.tokenizer(prompt, add_special_tokens=False).input_ids)
 
 
 def blocks(model: Model, concept: Concept, policy: str) -> list[Block]:

@@ -1,5 +1,7 @@
 """Theorems of the certificate, of drift and of the recovery curve."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from efface.certificate import certificate, drift, recovery_curve
 from efface.core import Ellipsoid
+from efface.ellipsoids import layer_norm, rms_norm
 from efface.linalg import LowRank
 from tests.theorems.test_linalg import far, fast, normal, random_map, solve
 
@@ -19,17 +22,31 @@ scenes = {
 }
 
 
-def encoder(seed: int, width: int, centred: bool) -> Ellipsoid:
+class Norm(NamedTuple):
+    """An encoder's last norm: a LayerNorm (centred) or an RMSNorm with a shift."""
+
+    scale: Tensor
+    shift: Tensor
+    centred: bool
+
+    @property
+    def surface(self) -> tuple[Ellipsoid]:
+        if self.centred:
+            return (layer_norm(self.scale, self.shift),)
+        return (rms_norm(self.scale)._replace(shift=self.shift),)
+
+
+def encoder(seed: int, width: int, centred: bool) -> Norm:
     scale, shift = normal(seed, (width,), (width,))
-    return Ellipsoid(scale.abs() + 0.2, shift, centred)
+    return Norm(scale.abs() + 0.2, shift, centred)
 
 
-def on(ellipsoid: Ellipsoid, z: Tensor) -> Tensor:
+def on(norm: Norm, z: Tensor) -> Tensor:
     """What the encoder's norm makes of z."""
-    if ellipsoid.centred:
+    if norm.centred:
         z = z - z.mean(1, keepdim=True)
     z = z * (z.shape[1] ** 0.5 / z.norm(dim=1, keepdim=True))
-    return z * ellipsoid.scale + ellipsoid.shift
+    return z * norm.scale + norm.shift
 
 
 def distance(edit: LowRank, layers: list[Tensor], e: Tensor, c: Tensor) -> Tensor:
@@ -48,10 +65,10 @@ def model(seed: int, width: int) -> tuple[list[Tensor], Tensor]:
 def test_nothing_erased_is_fully_recoverable(seed: int, width: int, n: int, centred: bool) -> None:
     (_, gram), ellipsoid = model(seed, width), encoder(seed + 1, width, centred)
     c, v = (on(ellipsoid, z) for z in normal(seed + 2, (n, width), (n, width)))
-    untouched = certificate(LowRank.identity(width), gram, ellipsoid, c, v)
+    untouched = certificate(LowRank.identity(width), gram, ellipsoid.surface, c, v)
     assert untouched.values.max() < 1e-12
     assert far(untouched.embeddings, c) < 1e-5
-    erased = certificate(solve(c, v), gram, ellipsoid, c, v)
+    erased = certificate(solve(c, v), gram, ellipsoid.surface, c, v)
     assert erased.values.max() > 1e-5  # control: the same rows, edited
 
 
@@ -63,7 +80,7 @@ def test_minimisers_lie_on_the_ellipsoid_and_attain_the_value(
     (layers, gram), ellipsoid = model(seed, width), encoder(seed + 1, width, centred)
     c, v = normal(seed + 2, (n, width), (n, width))
     edit = solve(c, v)
-    found = certificate(edit, gram, ellipsoid, c, v)
+    found = certificate(edit, gram, ellipsoid.surface, c, v)
     z = (found.embeddings - ellipsoid.shift) / ellipsoid.scale
     assert torch.allclose(z.square().sum(1), torch.tensor(float(width)).double(), rtol=1e-10)
     assert not centred or z.sum(1).abs().max() < 1e-10
@@ -84,7 +101,7 @@ def test_no_search_beats_the_certificate_and_the_best_one_meets_it(
     (layers, gram), ellipsoid = model(0, width), encoder(1, width, centred)
     c, v = (on(ellipsoid, z) for z in normal(2, (4, width), (4, width)))
     edit = solve(c, v, ridge=0.1)
-    found = certificate(edit, gram, ellipsoid, c, v)
+    found = certificate(edit, gram, ellipsoid.surface, c, v)
     goal = distance(LowRank.identity(width), layers, v, c)
 
     z = normal(3, (30 * 4, width))[0].requires_grad_()
@@ -114,7 +131,7 @@ def test_at_most_one_where_the_goal_is_held(
     aside = c - (c @ v.T) / v.square().sum() * v
     edit = LowRank((v - c).T, aside.T / (aside @ c.T)).scale(share)
     assert far(edit.apply(v), v) < 1e-10
-    value = certificate(edit, gram, ellipsoid, c, v).min
+    value = certificate(edit, gram, ellipsoid.surface, c, v).min
     assert value is not None
     assert 0 <= value <= 1 + 1e-9
 
@@ -124,7 +141,7 @@ def test_one_where_only_the_goal_is_left() -> None:
     v = torch.tensor([[2.0, 0.0, 0.0, 0.0]]).double()
     c = torch.tensor([[5.0, 1.0, 0.0, 2.0]]).double()
     collapse = LowRank(torch.eye(4).double()[:, 1:], -torch.eye(4).double()[:, 1:])
-    sphere = Ellipsoid(torch.ones(4), torch.zeros(4), centred=False)
+    sphere = (rms_norm(torch.ones(4)),)
     found = certificate(collapse, torch.eye(4), sphere, c, v)
     assert found.min == pytest.approx(1.0, abs=1e-12)
     assert far(found.embeddings, v) < 1e-12
@@ -140,7 +157,9 @@ def test_the_unit_of_the_gram_does_not_matter(
     (_, gram), ellipsoid = model(seed, width), encoder(seed + 1, width, centred)
     c, v, e = normal(seed + 2, (n, width), (n, width), (4, width))
     edit = solve(c, v)
-    one, other = (certificate(edit, g, ellipsoid, c, v).values for g in (gram, factor * gram))
+    one, other = (
+        certificate(edit, g, ellipsoid.surface, c, v).values for g in (gram, factor * gram)
+    )
     assert torch.allclose(one, other, rtol=1e-8, atol=1e-12)
     assert drift(edit, factor * gram, e) == pytest.approx(drift(edit, gram, e))
 
@@ -150,11 +169,11 @@ def test_rows_that_do_not_move_are_left_out() -> None:
     c, v = (on(ellipsoid, z) for z in normal(2, (5, 6), (5, 6)))
     v[0], v[3] = c[0], c[3] * (1 + 1e-7)  # the start token, exactly and to float32 round-off
     edit = solve(c, v)
-    found = certificate(edit, gram, ellipsoid, c, v)
+    found = certificate(edit, gram, ellipsoid.surface, c, v)
     assert found.rows.tolist() == [1, 2, 4]
-    alone = certificate(edit, gram, ellipsoid, c[found.rows], v[found.rows])
+    alone = certificate(edit, gram, ellipsoid.surface, c[found.rows], v[found.rows])
     assert torch.allclose(found.values, alone.values, rtol=1e-10)
-    none = certificate(edit, gram, ellipsoid, c[:1], c[:1])
+    none = certificate(edit, gram, ellipsoid.surface, c[:1], c[:1])
     assert (none.min, none.mean, none.embeddings.shape) == (None, None, (0, 6))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.backbones.model import Model, open_folder
 from efface.backbones.pipeline import apply, load_pipeline
 from efface.certificate import certificate
-from efface.core import Concept, Ellipsoid
+from efface.core import Concept
 from efface.erasers.rece import LONGEST, PRESETS, RECE, Derivation
 from efface.erasers.uce import UCE, concept_pairs
 from efface.facts import Ruler
@@ -91,11 +91,12 @@ def test_no_epochs_is_uce(model: Model) -> None:
     )
 
 
-def on_ellipsoid(rows: Float[Tensor, "n width"], shape: Ellipsoid) -> Float[Tensor, "n width"]:
+def on_ellipsoid(rows: Float[Tensor, "n width"], norm: Any) -> Float[Tensor, "n width"]:
     """Rows brought onto the ellipsoid as the encoder's last norm would."""
-    z = (rows - shape.shift) / shape.scale
+    scale, shift = norm.weight.detach().double(), norm.bias.detach().double()
+    z = (rows - shift) / scale
     z = z - z.mean(1, keepdim=True)
-    return shape.shift + shape.scale * z * (z.shape[1] ** 0.5 / z.norm(dim=1, keepdim=True))
+    return shift + scale * z * (z.shape[1] ** 0.5 / z.norm(dim=1, keepdim=True))
 
 
 def distance(
@@ -110,16 +111,16 @@ def distance(
 @pytest.mark.parametrize("mu", [1e-3, 0.1, 10.0])
 def test_the_exact_adversary_is_nearest_of_all_on_the_ellipsoid(model: Model, mu: float) -> None:
     edit = text_map(fit(model, UCE(), HOUSE))
-    ruler, pairs = Ruler(model, HOUSE), concept_pairs(model, HOUSE, "all")
-    shape = ruler.ellipsoid
-    found = certificate(edit, ruler.gram, shape, *pairs)
+    ruler, pairs = Ruler(model, HOUSE), concept_pairs(model, HOUSE, "all", "text")
+    norm = model.text.encoders[0].norm
+    found = certificate(edit, ruler.gram, ruler.ellipsoids, *pairs)
     exact = RECE("exact")._derive(edit, ruler, pairs)
     rows = pairs.rows[found.rows]
     assert far(exact.goals, pairs.goals[found.rows].double()) == 0
-    assert far(on_ellipsoid(exact.rows, shape), exact.rows) < 1e-9
+    assert far(on_ellipsoid(exact.rows, norm), exact.rows) < 1e-9
     rival = RECE("regzero", mu=mu)._derive(edit, ruler, pairs).rows[found.rows]
     nearest = distance(model, edit, exact.rows, rows)
-    assert (nearest <= distance(model, edit, on_ellipsoid(rival, shape), rows) * (1 + 1e-9)).all()
+    assert (nearest <= distance(model, edit, on_ellipsoid(rival, norm), rows) * (1 + 1e-9)).all()
     assert (nearest <= distance(model, edit, rows.double(), rows) * (1 + 1e-9)).all()
     assert nearest.sum() < 0.9 * distance(model, edit, rows.double(), rows).sum()
 
@@ -168,7 +169,7 @@ def test_asked_epochs_are_done(model: Model) -> None:
 def test_facts_are_those_of_the_stored_map(model: Model) -> None:
     patch = fit(model, RECE(epochs=2), HOUSE)
     pairs = Ruler(model, HOUSE).judged
-    found = certificate(text_map(patch), model.gram(), model.ellipsoid(), *pairs)
+    found = certificate(text_map(patch), model.gram(), model.ellipsoids(), *pairs)
     assert found.min == pytest.approx(patch.facts["certificate"]["min"], rel=1e-3)
     assert patch.eraser == {"name": "rece", **asdict(RECE(epochs=2))}
 

@@ -49,7 +49,7 @@ def fit(model: Model, eraser: Any, concept: Concept) -> Patch:
 def change(model: Model, eraser: Any, concept: Concept) -> Float[Tensor, "all width"]:
     """W′ − W of every matrix, stacked, as `Merge` would make it."""
     base = literal.weights(model)
-    merge = Merge([fit(model, eraser, concept)], model.fingerprint, base, base)
+    merge = Merge([fit(model, eraser, concept)], model.fingerprint, model.where, base)
     return torch.cat([merge.weight(name, w) - w for name, w in base.items()])
 
 
@@ -161,7 +161,7 @@ def test_tensor_technique_leaves_nothing_along_the_concept(model: Model) -> None
     ((rows, _),) = literal.blocks(model, concept, "last_to_end")
     base = literal.weights(model)
     patch = fit(model, UCE(technique="tensor", keep_weight=0.0, ridge=1e-6), concept)
-    merge = Merge([patch], model.fingerprint, base, base)
+    merge = Merge([patch], model.fingerprint, model.where, base)
     for name, w in base.items():
         before, after = rows @ w.T, rows @ merge.weight(name, w).T
         cosine = (before * after).sum() / before.norm() / after.norm()

@@ -26,6 +26,10 @@ DAMAGE = (
     SafetensorError,
 )
 """What the libraries raise on a folder whose files do not fit together."""
+VOCABULARIES = (("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
+"""Files that hold a tokenizer's words where there is no tokenizer.json."""
+COMPONENTS = ("unet", "transformer")
+"""Where a pipeline may hold its denoiser."""
 BUNDLED = Path(__file__).parents[1] / "models"
 """Folder of the models that ship with efface."""
 
@@ -74,6 +78,9 @@ def _from_hub(spec: str) -> Path:
 class Checkpoint:
     """One diffusers folder on disk."""
 
+    ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    """Components that read prompts."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
@@ -81,6 +88,25 @@ class Checkpoint:
     def index(self) -> Mapping[str, Any]:
         """The pipeline's table of components."""
         return self.read_json(self.root / "model_index.json")
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's class."""
+        return str(self.index.get("_class_name"))
+
+    def denoiser(self) -> tuple[str, str]:
+        """Component and class of the denoiser."""
+        for component in COMPONENTS:
+            match self.index.get(component):
+                case [_, str(denoiser)]:
+                    return component, denoiser
+        raise EffaceError(
+            f"{self.root} has neither unet nor transformer: not a text-to-image model"
+        )
+
+    def encoders(self) -> list[str]:
+        """The text encoders that are there."""
+        return [e for e in self.ENCODERS if (self.index.get(e) or [None])[0] is not None]
 
     def config(self, component: str) -> Mapping[str, Any]:
         """A component's config."""
@@ -139,16 +165,16 @@ class Checkpoint:
                 self.read_json(path)
             if any(folder.glob("*.safetensors*")):
                 self.where(component)
-            if component == "tokenizer":
-                self.check_tokenizer()
+            if component.startswith("tokenizer"):
+                self.check_tokenizer(component)
 
-    def check_tokenizer(self) -> None:
+    def check_tokenizer(self, component: str) -> None:
         """Without its words a tokenizer loads all the same, and knows nothing."""
-        folder = self.root / "tokenizer"
+        folder = self.root / component
         self.read_json(folder / "tokenizer_config.json")
         if (folder / "tokenizer.json").is_file():
             self.read_json(folder / "tokenizer.json")
-        elif not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        elif not any(all((folder / n).is_file() for n in names) for names in VOCABULARIES):
             raise EffaceError(f"{folder} holds no tokenizer.json: the model folder is incomplete")
 
     def where(self, component: str) -> dict[str, Path]:

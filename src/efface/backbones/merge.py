@@ -1,10 +1,12 @@
 """What a weight becomes under patches: the one place where maps and edits meet tensors."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from efface.core import Edit, EffaceError, same_base
+from efface.backbones.model import Reader
+from efface.core import Edit, EffaceError, PromptMap, same_base
 from efface.patch import Patch
 
 
@@ -12,10 +14,15 @@ class Merge:
     """The patches of one base, first to last, as a function from old weight to new."""
 
     def __init__(
-        self, patches: Sequence[Patch], base: str, readers: Collection[str], names: Collection[str]
+        self,
+        patches: Sequence[Patch],
+        base: str,
+        readers: Mapping[str, Reader],
+        names: Collection[str],
     ) -> None:
-        """`readers`: names of the text-reading matrices; `names`: every tensor that exists."""
-        self.patches, self.readers = patches, frozenset(readers)
+        """`readers`: the text-reading matrices by name; `names`: every tensor that exists."""
+        self.patches, self.readers = patches, readers
+        streams = {r.stream for r in readers.values()}
         for patch in patches:
             if not same_base(patch.base, base):
                 raise EffaceError(
@@ -26,27 +33,25 @@ class Merge:
                 raise EffaceError(
                     f"the model has no tensor {lost[0]!r} that the patch edits: it is another kind"
                 )
-            if lost := [m.encoder for m in patch.maps if m.encoder != "text"]:
+            if lost := [m.encoder for m in patch.maps if m.encoder not in streams]:
                 raise EffaceError(f"the model has no text stream {lost[0]!r} that the patch maps")
 
     @property
     def changed(self) -> frozenset[str]:
         """Names of the tensors that come out different."""
-        mapped = self.readers if any(p.maps for p in self.patches) else frozenset[str]()
+        streams = {m.encoder for p in self.patches for m in p.maps}
+        mapped = frozenset(n for n, r in self.readers.items() if r.stream in streams)
         return mapped | {e.param for p in self.patches for e in p.edits}
 
     def weight(self, name: str, old: Tensor) -> Tensor:
         """The new tensor in the old one's dtype and device; computed in float64 on the CPU."""
         new = old.detach().cpu().double()
         for patch in self.patches:
-            for m in patch.maps if name in self.readers else ():
-                if m.a.shape[0] != new.shape[1]:
-                    raise EffaceError(
-                        f"the patch maps rows of {m.a.shape[0]}, {name} reads {new.shape[1]}"
-                    )
-                new = new + (new @ m.a.double()) @ m.b.double().T
+            for m in patch.maps:
+                if (reader := self.readers.get(name)) and reader.stream == m.encoder:
+                    new = _mapped(name, new, m, reader)
             for edit in (e for e in patch.edits if e.param == name):
-                new = _edited(new, edit)
+                new = _edited(new, edit, self.readers.get(name))
         merged = new.to(old.device, old.dtype)
         if not merged.isfinite().all():
             raise EffaceError(
@@ -55,7 +60,20 @@ class Merge:
         return merged
 
 
-def _edited(weight: Tensor, edit: Edit) -> Tensor:
+def _mapped(name: str, weight: Tensor, m: PromptMap, reader: Reader) -> Tensor:
+    """W T, in the columns of W that read the stream."""
+    width = reader.width or weight.shape[1]
+    if m.a.shape[0] != width:
+        raise EffaceError(f"the patch maps rows of {m.a.shape[0]}, {name} reads {width}")
+    read, rest = weight[:, :width], weight[:, width:]
+    return torch.cat([read + (read @ m.a.double()) @ m.b.double().T, rest], 1)
+
+
+def _edited(weight: Tensor, edit: Edit, reader: Reader | None) -> Tensor:
+    """The edited tensor; of a matrix that reads more than a stream, in the stream's columns."""
+    width = reader.width if reader else None
+    if edit.op == "add" and edit.b is not None and edit.b.shape[1] == width:
+        return torch.cat([_edited(weight[:, :width], edit, None), weight[:, width:]], 1)
     shape = edit.a.shape if edit.b is None else (edit.a.shape[0], edit.b.shape[1])
     if not _broadcasts(tuple(shape), tuple(weight.shape)):
         raise EffaceError(

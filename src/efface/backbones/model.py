@@ -1,4 +1,4 @@
-"""The half of a model that closed-form erasing needs: tokenizer, text encoder, text readers.
+"""The half of a model that closed-form erasing needs: tokenizers, text encoders, text readers.
 
 A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live
 pipeline, whose own tensors are used. Both give the same numbers and the same fingerprint.
@@ -6,18 +6,22 @@ pipeline, whose own tensors are used. Both give the same numbers and the same fi
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.backbones.checkpoint import DAMAGE, Checkpoint, resolve
-from efface.backbones.sites import family, reader_names
+from efface.backbones.checkpoint import COMPONENTS, Checkpoint, resolve
+from efface.backbones.gram import cached, gram
+from efface.backbones.parts import load_parts
+from efface.backbones.sites import Family, family, reader_names
+from efface.backbones.text import TextSide
 from efface.core import EffaceError, Ellipsoid, Encoded
+from efface.tokens import each, together
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,52 +33,70 @@ EVERYDAY = (
     "photo", "night", "winter",
 )  # fmt: skip
 """Kept by default where a model does not bring a `concepts.json` of its own."""
-REMEMBERED = 8
-"""Lists of prompts whose rows a frozen model keeps: a fit asks for the same few again and again."""
-TWO_ENCODERS = "it reads text from two encoders, efface knows models with one"
+REMEMBERED = 1 << 28
+"""Numbers that a frozen model keeps of what it said: a fit asks for the same prompts repeatedly."""
+BATCH = 32
+"""Prompts encoded at once."""
+Said = Mapping[str, Encoded]
+"""What one prompt gives on every stream."""
+
+
+class Reader(NamedTuple):
+    """A matrix that first consumes a text stream."""
+
+    stream: str
+    width: int | None
+    """Its leading columns that read the stream; None: all of them."""
 
 
 class Model:
-    """Implements `core.Backbone` for pipelines with one text encoder."""
-
-    streams = ("text",)
+    """Implements `core.Backbone`."""
 
     def __init__(
         self,
-        load_text: Callable[[], tuple[Any, Any]],
-        names: Sequence[str],
+        kind: Family,
+        where: Mapping[str, Reader],
         fetch: Callable[[str], Tensor],
-        component: str,
+        load_text: Callable[[], TextSide],
         vocabulary: Sequence[str] = EVERYDAY,
         *,
         frozen: bool = False,
     ) -> None:
-        """`frozen`: nobody else holds the text encoder, so what it said once it will say again."""
-        self._load_text = load_text
-        self._names, self._fetch, self.component = names, fetch, component
+        """`where`: names of the readers; `fetch`: a tensor of the denoiser by name.
+
+        `frozen`: nobody else holds the text encoders, so what they said once they will say again.
+        """
+        self.kind, self.where = kind, where
+        self._fetch, self._load_text = fetch, load_text
         self.vocabulary = tuple(vocabulary)
         """Words the model should go on drawing, whatever is erased."""
-        self._said: OrderedDict[tuple[str, ...], Encoded] | None = OrderedDict() if frozen else None
+        self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
+        self._grams: dict[str, Tensor] = {}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the text streams the denoiser reads."""
+        return tuple(self.kind.streams)
+
+    @property
+    def component(self) -> str:
+        """The pipeline component that reads text."""
+        return self.kind.component
 
     @cached_property
-    def _text(self) -> tuple[Any, Any]:
+    def text(self) -> TextSide:
+        """Tokenizers and text encoders."""
         return self._load_text()
 
-    @property
-    def tokenizer(self) -> Any:
-        """The pipeline's tokenizer."""
-        return self._text[0]
-
-    @property
-    def text_encoder(self) -> Any:
-        """The pipeline's text encoder."""
-        return self._text[1]
-
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
-        """Name and weight of every matrix that first consumes the stream, one at a time."""
+        """Name and weight of every matrix that first consumes the stream, one at a time.
+
+        Of a matrix that reads more than the stream, the columns that read the stream.
+        """
         self._check(stream)
-        for name in self._names:
-            yield f"{self.component}/{name}", self._fetch(name)
+        for name, reader in self.where.items():
+            if reader.stream == stream:
+                yield name, self._fetch(name)[:, : reader.width]
 
     def _check(self, stream: str) -> None:
         if stream not in self.streams:
@@ -84,69 +106,72 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the text-reading matrices and the encoder's last norm, in two roundings.
+        """Hash of the text-reading matrices and the encoders' last norms, in two roundings.
 
         A checkpoint keeps one of its halves when it is loaded in another precision: `same_base`.
         """
         half, brain = hashlib.sha256(), hashlib.sha256()
-        norm = self._final_norm()
-        for _, tensor in [*self.readers(), ("scale", norm.weight), ("shift", norm.bias)]:
+        for tensor in self._identity():
             held = tensor.detach().cpu()
             half.update(held.to(torch.float16).contiguous().numpy().tobytes())
             brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         return f"{half.hexdigest()[:16]}-{brain.hexdigest()[:16]}"
 
-    def _final_norm(self) -> Any:
-        encoder = self.text_encoder
-        return getattr(encoder, "text_model", encoder).final_layer_norm
+    def _identity(self) -> Iterator[Tensor]:
+        """The tensors that say which model this is."""
+        for stream in self.streams:
+            yield from (weight for _, weight in self.readers(stream))
+        for encoder in self.text.encoders:
+            yield from encoder.norm.parameters()
 
     def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
         """Rows of several prompts in float32, padded and truncated as the pipeline does."""
         self._check(stream)
         if self._said is None:
-            return self._encode(prompts)
-        key = tuple(prompts)
-        if key not in self._said:
-            self._said[key] = self._encode(prompts)
-        self._said.move_to_end(key)
-        if len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
-        return self._said[key]
+            return together([said[stream] for said in self._encode(prompts)])
+        new = [p for p in dict.fromkeys(prompts) if p not in self._said]
+        self._said.update(zip(new, self._encode(new), strict=True))
+        for prompt in prompts:
+            self._said.move_to_end(prompt)
+        found = together([self._said[p][stream] for p in prompts])
+        self._forget()
+        return found
 
-    def _encode(self, prompts: Sequence[str]) -> Encoded:
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.text_encoder.device) if masked else None
-        with torch.no_grad():
-            out = self.text_encoder(
-                tokens.input_ids.to(self.text_encoder.device), attention_mask=mask
-            )
-        last = (tokens.attention_mask.sum(1) - 2).clamp(min=0)
-        return Encoded(out.last_hidden_state.float().cpu(), last)
+    def _encode(self, prompts: Sequence[str]) -> list[Said]:
+        said = list[Said]()
+        for i in range(0, len(prompts), BATCH):
+            chunk = prompts[i : i + BATCH]
+            streams = {name: each(rows) for name, rows in self.text.encode(chunk).items()}
+            said += [{name: next(rows) for name, rows in streams.items()} for _ in chunk]
+        return said
+
+    def _forget(self) -> None:
+        """Drop what was longest not asked for, until the rest is small enough."""
+        assert self._said is not None
+        size = sum(e.states.numel() for said in self._said.values() for e in said.values())
+        while size > REMEMBERED:
+            _, said = self._said.popitem(last=False)
+            size -= sum(e.states.numel() for e in said.values())
 
     def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
-        """G = sum of WᵀW over the readers, float64."""
-        total: Tensor | None = None
-        for _, weight in self.readers(stream):
-            wide = weight.detach().cpu().double()
-            product = wide.T @ wide
-            total = product if total is None else total + product
-        assert total is not None
-        return total
+        """G = sum of WᵀW over the readers, float64; cached on disk where it takes long to form."""
+        if self._said is None:
+            return gram(weight for _, weight in self.readers(stream))
+        if stream not in self._grams:
+            _, first = next(self.readers(stream))
+            count = sum(reader.stream == stream for reader in self.where.values())
+            self._grams[stream] = cached(
+                f"{self.fingerprint}-{stream}",
+                first.shape[1],
+                count,
+                lambda: gram(weight for _, weight in self.readers(stream)),
+            )
+        return self._grams[stream]
 
-    def ellipsoid(self, stream: str = "text") -> Ellipsoid:
-        """Rows leave the encoder's last LayerNorm."""
+    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
+        """Where rows of the stream lie: on any of these."""
         self._check(stream)
-        norm = self._final_norm()
-        return Ellipsoid(
-            norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu(), centred=True
-        )
+        return self.text.ellipsoids()[stream]
 
 
 def open_model(source: "str | Path | DiffusionPipeline") -> Model:
@@ -161,48 +186,36 @@ def open_model(source: "str | Path | DiffusionPipeline") -> Model:
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
     checkpoint = Checkpoint(root)
-    component, denoiser = _denoiser(checkpoint)
-    kind = family(denoiser, str(root))
-    if checkpoint.index.get("text_encoder_2", [None])[0] is not None:
-        raise EffaceError(f"{root}: {TWO_ENCODERS}")
-    where = checkpoint.where(component)
-    names = reader_names(kind, where, str(root))
+    component, denoiser = checkpoint.denoiser()
+    kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
+    files = checkpoint.where(component)
 
-    def load_text() -> tuple[Any, Any]:
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        checkpoint.where("text_encoder")
-        checkpoint.config("text_encoder")
-        checkpoint.check_tokenizer()
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
-            loaded: Any = CLIPTextModel.from_pretrained(
-                root / "text_encoder",
-                local_files_only=True,
-                use_safetensors=True,
-                variant=checkpoint.variant("text_encoder"),
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except DAMAGE as error:
-            raise EffaceError(
-                f"{root}: its text side does not load ({error}): download it again"
-            ) from error
-        encoder, found = loaded
-        if lost := found["missing_keys"]:
-            raise EffaceError(f"{root / 'text_encoder'} lacks {min(lost)!r}: download it again")
-        if tokenizer.model_max_length > encoder.config.max_position_embeddings:
-            tokenizer.model_max_length = encoder.config.max_position_embeddings
-        return tokenizer, encoder.eval()
+    def fetch(name: str) -> Tensor:
+        bare = name.removeprefix(f"{component}/")
+        return checkpoint.tensor(files[bare], bare)
 
     return Model(
-        load_text,
-        names,
-        lambda name: checkpoint.tensor(where[name], name),
-        component,
+        kind,
+        readers(kind, files, lambda: checkpoint.config(component), str(root)),
+        fetch,
+        lambda: kind.text(load_parts(checkpoint, kind)),
         vocabulary(root),
         frozen=True,
     )
+
+
+def readers(
+    kind: Family,
+    names: Sequence[str] | Mapping[str, Any],
+    config: Callable[[], Mapping[str, Any]],
+    model: str,
+) -> dict[str, Reader]:
+    """Every matrix that reads text, as component/name, stream by stream."""
+    return {
+        f"{kind.component}/{name}": Reader(stream, site.width and site.width(config()))
+        for stream, site in kind.streams.items()
+        for name in reader_names(kind, stream, names, model)
+    }
 
 
 def vocabulary(root: Path) -> tuple[str, ...]:
@@ -216,30 +229,22 @@ def vocabulary(root: Path) -> tuple[str, ...]:
     return tuple(str(w) for words in lists for w in words)
 
 
-def _denoiser(checkpoint: Checkpoint) -> tuple[str, str]:
-    for component in ("unet", "transformer"):
-        match checkpoint.index.get(component):
-            case [_, str(denoiser)]:
-                return component, denoiser
-    raise EffaceError(
-        f"{checkpoint.root} has neither unet nor transformer: not a text-to-image model"
-    )
-
-
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     """Use a live pipeline's own tensors."""
-    kind = type(pipe).__name__
-    parts = [c for c in ("unet", "transformer") if getattr(pipe, c, None) is not None]
-    if not parts:
-        raise EffaceError(f"{kind} has neither unet nor transformer: not a text-to-image model")
-    if getattr(pipe, "text_encoder_2", None) is not None:
-        raise EffaceError(f"{kind}: {TWO_ENCODERS}")
-    component = parts[0]
+    name = type(pipe).__name__
+    component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
+    if component is None:
+        raise EffaceError(f"{name} has neither unet nor transformer: not a text-to-image model")
     denoiser = getattr(pipe, component)
-    tensors = dict(denoiser.named_parameters())
-    names = reader_names(family(type(denoiser).__name__, kind), tensors, kind)
+    encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
+    kind = family(name, type(denoiser).__name__, encoders, name)
+    tensors = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
+    bare = [n.removeprefix(f"{component}/") for n in tensors]
     origin = pipe.config.get("_name_or_path")
-    words = vocabulary(Path(origin)) if origin else EVERYDAY
     return Model(
-        lambda: (pipe.tokenizer, pipe.text_encoder), names, tensors.__getitem__, component, words
+        kind,
+        readers(kind, bare, lambda: denoiser.config, name),
+        tensors.__getitem__,
+        lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
+        vocabulary(Path(origin)) if origin else EVERYDAY,
     )

@@ -1,6 +1,7 @@
 """The drawing half: a diffusers pipeline, seeded per case, and the view that a patch gives."""
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ def draw(
         rows = 0 if case.embeds is None else len(case.embeds)
         alike.setdefault((case.steps, case.guidance, rows), []).append(i)
     done, total = 0, sum(case.steps for case in cases)
+    size = _own_size(pipe)
     for (steps, guidance, soft), members in alike.items():
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
             given = (
@@ -65,6 +67,7 @@ def draw(
             with torch.no_grad():
                 drawn = pipe(
                     **given,
+                    **size,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     callback_on_step_end=_reporter(on_step, done, len(chunk), total),
@@ -75,6 +78,14 @@ def draw(
             done += len(chunk) * steps
             on_step("drawing", done, total)
     return [p for p in pictures if p is not None]
+
+
+def _own_size(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The model's own picture size where the pipeline would round or take a fixed one."""
+    if "use_resolution_binning" not in inspect.signature(type(pipe).__call__).parameters:
+        return {}
+    side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+    return {"use_resolution_binning": False, "height": side, "width": side}
 
 
 def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..., dict[str, Any]]:
@@ -89,6 +100,12 @@ def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..
 
 def _soft(pipe: DiffusionPipeline, cases: Sequence[Case], chunk: Sequence[int]) -> dict[str, Any]:
     rows = [e for i in chunk if (e := cases[i].embeds) is not None]
+    model = open_pipeline(pipe)
+    if model.kind.name != "sd":
+        raise EffaceError(
+            f"{type(pipe).__name__} reads more than rows of text: soft prompts are for pipelines "
+            "with one CLIP text encoder"
+        )
     return {"prompt_embeds": torch.stack(rows).to(pipe.device, pipe.unet.dtype)}
 
 
@@ -101,7 +118,7 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     component = model.component
     denoiser = getattr(pipe, component)
     weights = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
-    merge = Merge(patches, model.fingerprint, [n for n, _ in model.readers()], weights)
+    merge = Merge(patches, model.fingerprint, model.where, weights)
     shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
     view = copy.deepcopy(denoiser, shared)
     for name in merge.changed:

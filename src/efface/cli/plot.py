@@ -8,7 +8,7 @@ import torch
 
 from efface.backbones.checkpoint import resolve
 from efface.backbones.model import open_folder
-from efface.certificate import Recovery, certificate, recovery_curve
+from efface.certificate import Recovery, recovery_curve
 from efface.cli import show
 from efface.core import EffaceError, OnStep, same_base
 from efface.facts import Ruler
@@ -49,9 +49,10 @@ def draw_curve(patch: Patch, model: str, path: Path, on_step: OnStep) -> None:
 
 def measure_curve(patch: Patch, model: str, on_step: OnStep) -> Recovery:
     """Residual and norm of every judged row of the concept, one line a regulariser."""
-    if len(patch.maps) != 1 or patch.edits:
+    maps = [m for m in patch.maps if m.encoder == "text"]
+    if len(maps) != 1 or patch.edits:
         raise EffaceError("the curve is of one prompt map: this patch holds other edits")
-    [only] = patch.maps
+    [only] = maps
     show.quiet_loading()
     on_step("encoding prompts", 0, 2)
     base = open_folder(resolve(model))
@@ -60,11 +61,11 @@ def measure_curve(patch: Patch, model: str, on_step: OnStep) -> Recovery:
             f"this patch was fitted on base {patch.base} but {model} is {base.fingerprint}: "
             "give the model it was made for"
         )
-    edit, gram = LowRank(only.a, only.b), base.gram(only.encoder)
+    edit, ruler = LowRank(only.a, only.b), Ruler(base, patch.concept)
+    gram, pairs = ruler.gram, ruler.judged
     if len(gram) != len(only.a):
         raise EffaceError(f"the patch maps rows of {len(only.a)}, {model} has rows of {len(gram)}")
-    pairs = Ruler(base, patch.concept).judged
-    judged = certificate(edit, gram, base.ellipsoid(only.encoder), *pairs).rows
+    judged = ruler.certificate(edit).rows
     on_step("sweeping", 1, 2)
     scale = gram.diagonal().mean().item()
     return recovery_curve(edit, gram, pairs.rows[judged], [r * scale for r in RIDGES])

@@ -17,6 +17,7 @@ does the same. Their `close_standardreg` without an old target silently becomes 
 both`; here each is what its name says.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from torch import Generator, Tensor
 from efface.certificate import certificate
 from efface.core import Backbone, Concept, EffaceError, OnStep, PromptMap
 from efface.erasers.uce import COMPRESSION, UCE, concept_pairs, kept_rows
-from efface.facts import Ruler
+from efface.facts import Ruler, summary
 from efface.linalg import (
     LowRank,
     derive_regzero,
@@ -81,7 +82,19 @@ class RECE:
             raise EffaceError("RECE's weights, drift and epochs must not be below 0")
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
-        """The start, then epochs; nothing is random."""
+        """The start, then epochs, stream by stream; nothing is random."""
+        maps, facts = list[PromptMap](), dict[str, Mapping[str, Any]]()
+        for stream in model.streams:
+            edit, facts[stream] = self._fit(model, concept, stream, on_step)
+            maps.append(PromptMap(stream, edit.a.float(), edit.b.float()))
+        story: dict[str, Any] = {"name": "rece", **asdict(self)}
+        on_step("epoch", 1, 1)
+        return Patch(concept, story, model.fingerprint, tuple(maps), facts=summary(facts))
+
+    def _fit(
+        self, model: Backbone, concept: Concept, stream: str, on_step: OnStep
+    ) -> tuple[LowRank, dict[str, Any]]:
+        """The map of one stream and what was measured of it."""
         on_step("encoding prompts", 0, 1)
         start = UCE(
             rows=self.start_rows,
@@ -90,13 +103,14 @@ class RECE:
             ridge=self.start_ridge,
         )
         edit = start.solve(
-            concept_pairs(model, concept, start.rows),
-            kept_rows(model, concept, start.rows, self.word_weight),
+            concept_pairs(model, concept, start.rows, stream),
+            kept_rows(model, concept, start.rows, self.word_weight, stream),
         )
-        pairs = concept_pairs(model, concept, "all")
-        keep = self.keep_weight**0.5 * kept_rows(model, concept, "all", self.word_weight).double()
+        pairs = concept_pairs(model, concept, "all", stream)
+        words = kept_rows(model, concept, "all", self.word_weight, stream).double()
+        keep = self.keep_weight**0.5 * words
         hold = self.hold_weight**0.5 * pairs.rows.double()
-        ruler = Ruler(model, concept)
+        ruler = Ruler(model, concept, stream)
         done = 0
         while not (stopped := self._enough(done, ruler, edit)):
             on_step("epoch", done, self.epochs or LONGEST)
@@ -111,11 +125,7 @@ class RECE:
             edit, done = further, done + 1
             hold = torch.cat([hold, self.hold_weight**0.5 * derived.rows])
         edit = edit.compress(COMPRESSION)
-        facts = {**ruler.facts(edit), "epochs": done, "stopped": stopped}
-        story: dict[str, Any] = {"name": "rece", **asdict(self)}
-        maps = (PromptMap("text", edit.a.float(), edit.b.float()),)
-        on_step("epoch", 1, 1)
-        return Patch(concept, story, model.fingerprint, maps, facts=facts)
+        return edit, {**ruler.facts(edit), "epochs": done, "stopped": stopped}
 
     def _enough(self, done: int, ruler: Ruler, edit: LowRank) -> str:
         """Why no further epoch is needed; empty where one is."""
@@ -134,7 +144,7 @@ class RECE:
         dense, gram = edit.dense(), ruler.gram
         match self.derivation:
             case "exact":
-                found = certificate(edit, gram, ruler.ellipsoid, rows, goals)
+                found = certificate(edit, gram, ruler.ellipsoids, rows, goals)
                 return Pairs(found.embeddings, goals[found.rows])
             case "regzero":
                 derived = derive_regzero(dense, gram, rows, self.mu)

@@ -11,16 +11,16 @@ paper code, at least 0.1; here `keep_weight` says it. As there, the empty prompt
 in their current code, it is not under `rows="last"`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
-from efface.facts import Ruler
+from efface.facts import Ruler, summary
 from efface.linalg import LowRank, ridge_map
 from efface.patch import Patch
 from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
@@ -54,22 +54,23 @@ class UCE:
             )
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
-        """One solve over all phrases; nothing is random."""
-        on_step("encoding prompts", 0, 2)
-        blocks = phrase_pairs(model, concept, self.rows)
-        pairs = joined(blocks)
-        keep = kept_rows(model, concept, self.rows, self.word_weight)
-        on_step("solving", 1, 2)
-        edit = self.solve(pairs, keep)
+        """One solve a stream over all phrases; nothing is random."""
         story = {"name": "uce", **asdict(self)}
-        if self.technique == "tensor":
-            edits = tensor_edits(model, blocks, self.erase_weight**0.5 * edit.b)
-            return Patch(concept, story, model.fingerprint, edits=edits)
-        edit = edit.compress(COMPRESSION)
-        maps = (PromptMap("text", edit.a.float(), edit.b.float()),)
-        facts = Ruler(model, concept).facts(edit)
-        on_step("solving", 2, 2)
-        return Patch(concept, story, model.fingerprint, maps, facts=facts)
+        maps, edits, facts = list[PromptMap](), list[Edit](), dict[str, Mapping[str, Any]]()
+        for i, stream in enumerate(model.streams):
+            on_step(f"solving for {stream}", i, len(model.streams))
+            blocks = phrase_pairs(model, concept, self.rows, stream)
+            keep = kept_rows(model, concept, self.rows, self.word_weight, stream)
+            edit = self.solve(joined(blocks), keep)
+            if self.technique == "tensor":
+                edits += tensor_edits(model, blocks, self.erase_weight**0.5 * edit.b, stream)
+                continue
+            edit = edit.compress(COMPRESSION)
+            maps.append(PromptMap(stream, edit.a.float(), edit.b.float()))
+            facts[stream] = Ruler(model, concept, stream).facts(edit)
+        on_step("solving", 1, 1)
+        measured = summary(facts) if facts else {}
+        return Patch(concept, story, model.fingerprint, tuple(maps), tuple(edits), measured)
 
     def solve(self, pairs: Pairs, keep: Float[Tensor, "k width"]) -> LowRank:
         """T for these rows (section 4.1 of the paper, with W taken out)."""
@@ -83,47 +84,46 @@ class UCE:
         )
 
 
-def phrase_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> list[Pairs]:
+def phrase_pairs(model: Backbone, concept: Concept, policy: RowPolicy, stream: str) -> list[Pairs]:
     """Rows of every phrase to erase with the rows they become, phrase by phrase."""
-    source, target = model.encode(concept.erase), model.encode(concept.goals())
+    source, target = model.encode(concept.erase, stream), model.encode(concept.goals(), stream)
     check_spoken(source, concept.erase)
     return [
         aligned(one, other, policy) for one, other in zip(each(source), each(target), strict=True)
     ]
 
 
-def concept_pairs(model: Backbone, concept: Concept, policy: RowPolicy) -> Pairs:
+def concept_pairs(model: Backbone, concept: Concept, policy: RowPolicy, stream: str) -> Pairs:
     """The same, all phrases together."""
-    return joined(phrase_pairs(model, concept, policy))
+    return joined(phrase_pairs(model, concept, policy, stream))
 
 
 def kept_rows(
-    model: Backbone, concept: Concept, policy: RowPolicy, word_weight: float
+    model: Backbone, concept: Concept, policy: RowPolicy, word_weight: float, stream: str
 ) -> Float[Tensor, "k width"]:
     """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`.
 
     A row scaled by √w counts w times in the solve.
     """
-    encoded = model.encode(("", *concept.keep))
-    rows = kept(encoded, policy)
-    empty = len(rows) // len(encoded.last)
-    words = word_weight**0.5 * rows[empty:]
-    return words if policy == "last" else torch.cat([rows[:empty], words])
+    empty, *words = each(model.encode(("", *concept.keep), stream))
+    rows = [word_weight**0.5 * kept(word, policy) for word in words]
+    nothing = kept(empty, policy)
+    return torch.cat([nothing[:0] if policy == "last" else nothing, *rows])
 
 
 def tensor_edits(
-    model: Backbone, blocks: Sequence[Pairs], right: Float[Tensor, "width n"]
-) -> tuple[Edit, ...]:
+    model: Backbone, blocks: Sequence[Pairs], right: Float[Tensor, "width n"], stream: str
+) -> list[Edit]:
     """W + Lₗ bᵀ with Lₗ = W (C* − (1 + αₗ) C)ᵀ and αₗ = ⟨C Wᵀ, C* Wᵀ⟩ / |C Wᵀ|², per matrix.
 
     C are the rows of one phrase: each has its own αₗ. Symbols: `right` b = s M⁻¹ Cᵀ of them all.
     """
     edits = []
-    for name, weight in model.readers():
+    for name, weight in model.readers(stream):
         wide = weight.detach().cpu().double()
         left = torch.cat([_orthogonal(pairs, wide) for pairs in blocks]).T
         edits.append(Edit(name, "add", left.float(), right.T.float()))
-    return tuple(edits)
+    return edits
 
 
 def _orthogonal(pairs: Pairs, weight: Float[Tensor, "out width"]) -> Float[Tensor, "n out"]:

@@ -1,0 +1,122 @@
+"""One text encoder each: prompts to rows, and where such rows can lie.
+
+The building blocks of `efface.backbones.text`. A tokenizer and a model as the pipeline holds them;
+rows come out in float32 on the CPU.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from efface.core import Ellipsoid
+from efface.ellipsoids import layer_norm, projected, rms_norm
+
+
+class Words(NamedTuple):
+    """Tokenized prompts: where the last word is, where attention ends, whether there is a word."""
+
+    ids: Int[Tensor, "prompts tokens"]
+    mask: Int[Tensor, "prompts tokens"]
+    last: Int[Tensor, "prompts"]
+    spoken: Bool[Tensor, "prompts"]
+
+
+class Encoder(ABC):
+    """What all text encoders share."""
+
+    before = 0
+    """Special tokens ahead of the words."""
+    after = 0
+    """Special tokens behind them."""
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self.tokenizer, self.model = tokenizer, model
+
+    @property
+    @abstractmethod
+    def norm(self) -> Any:
+        """The norm that the last states leave."""
+
+    @abstractmethod
+    def surface(self) -> Ellipsoid:
+        """Where the last states lie."""
+
+    def words(self, prompts: Sequence[str], length: int) -> Words:
+        """Pad and truncate to `length`, as the pipelines do."""
+        found = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        count = found.attention_mask.sum(1)
+        last = (count - 1 - self.after).clamp(min=0)
+        return Words(found.input_ids, found.attention_mask, last, count > self.before + self.after)
+
+    def run(self, words: Words, *, masked: bool, **options: Any) -> Any:
+        """The model's output; `masked`: padding is hidden from it."""
+        device = self.model.device
+        mask = words.mask.to(device) if masked else None
+        with torch.no_grad():
+            return self.model(words.ids.to(device), attention_mask=mask, **options)
+
+
+class Clip(Encoder):
+    """A CLIP text model, with a projection or without."""
+
+    before = after = 1
+
+    @property
+    def length(self) -> int:
+        """Positions of a prompt."""
+        longest: int = self.model.config.max_position_embeddings
+        return min(self.tokenizer.model_max_length, longest)
+
+    @property
+    def norm(self) -> Any:
+        return getattr(self.model, "text_model", self.model).final_layer_norm
+
+    def read(self, prompts: Sequence[str], *, deep: bool = False) -> tuple[Words, Any]:
+        """Tokens and output, with the hidden states if `deep`."""
+        words = self.words(prompts, self.length)
+        masked = bool(getattr(self.model.config, "use_attention_mask", False))
+        return words, self.run(words, masked=masked, output_hidden_states=deep)
+
+    def surface(self) -> Ellipsoid:
+        return layer_norm(self.norm.weight, self.norm.bias)
+
+    def projected(self) -> Ellipsoid:
+        """Where projected end tokens lie."""
+        return projected(self.model.text_projection.weight, self.surface())
+
+
+class T5(Encoder):
+    """The encoder of a T5."""
+
+    after = 1
+
+    @property
+    def norm(self) -> Any:
+        return self.model.encoder.final_layer_norm
+
+    def surface(self) -> Ellipsoid:
+        return rms_norm(self.norm.weight)
+
+
+class Gemma(Encoder):
+    """A Gemma 2 language model without its head."""
+
+    before = 1
+
+    @property
+    def norm(self) -> Any:
+        """The RMSNorm that states leave; its scale is 1 + weight."""
+        return getattr(self.model, "model", self.model).norm
+
+    def surface(self) -> Ellipsoid:
+        return rms_norm(1 + self.norm.weight)

@@ -1,0 +1,76 @@
+"""G = Σ WᵀW of a stream's readers: once per base model, kept on disk by the model's content.
+
+Everything that RECE and the certificate need of a denoiser is in G. For a large U-Net it takes
+seconds to form and megabytes to keep, so it is cached under the user's cache folder; the name is
+the fingerprint of what it was formed from, and a damaged file is formed again.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from efface.output import write_whole
+
+WORTH = 10**7
+"""Matrices times squared width below which G is formed faster than it is looked up."""
+
+
+def gram(weights: Iterable[Float[Tensor, "_ width"]]) -> Float[Tensor, "width width"]:
+    """The sum, float64, one matrix at a time."""
+    total: Tensor | None = None
+    for weight in weights:
+        wide = weight.detach().cpu().double()
+        total = wide.T @ wide if total is None else total.addmm_(wide.T, wide)
+    if total is None:
+        raise ValueError("the Gram matrix of no readers: the stream enters nowhere")
+    return total
+
+
+def cached(
+    key: str, width: int, count: int, form: Callable[[], Float[Tensor, "width width"]]
+) -> Float[Tensor, "width width"]:
+    """What `form` gives, from the cache if it was formed before and is costly to form.
+
+    `count`: how many matrices it sums over.
+    """
+    if count * width**2 < WORTH:
+        return form()
+    path = cache_folder() / f"gram-{key}.safetensors"
+    found = _read(path, width)
+    if found is None:
+        found = form()
+        _write(path, found)
+    return found
+
+
+def cache_folder() -> Path:
+    """`EFFACE_CACHE`, else efface's folder under the user's cache folder."""
+    chosen = os.environ.get("EFFACE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "efface"
+
+
+def _read(path: Path, width: int) -> Tensor | None:
+    """The cached matrix; None where there is none or it is no such matrix."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: Tensor = file.get_tensor("gram")
+    except (OSError, SafetensorError):
+        return None
+    whole = found.shape == (width, width) and found.dtype == torch.float64
+    return found if whole and found.isfinite().all() else None
+
+
+def _write(path: Path, found: Tensor) -> None:
+    """Keep it; a folder that cannot be written costs time later, not the work now."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save({"gram": found}))
+    except OSError:
+        return

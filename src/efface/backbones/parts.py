@@ -1,0 +1,80 @@
+"""Tokenizers and text encoders of a diffusers folder, loaded with transformers alone."""
+
+from typing import Any
+
+import torch
+
+from efface.backbones.checkpoint import DAMAGE, Checkpoint
+from efface.backbones.sites import Family
+from efface.core import EffaceError
+
+TOKENIZERS = (
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+)
+SMALL = ("CLIPTextModel", "CLIPTextModelWithProjection")
+"""Encoders that are read in float32 whatever they are stored as."""
+LARGE = ("T5EncoderModel", "Gemma2Model")
+"""Encoders of gigabytes, used as stored."""
+
+
+def load_parts(checkpoint: Checkpoint, kind: Family) -> dict[str, Any]:
+    """What the family's text side needs, by component name."""
+    found: dict[str, Any] = {}
+    for part in kind.parts():
+        named = _class(checkpoint, part)
+        found[part] = (
+            _tokenizer(checkpoint, part, named)
+            if named in TOKENIZERS
+            else _encoder(checkpoint, part, named)
+        )
+    return found
+
+
+def _class(checkpoint: Checkpoint, part: str) -> str:
+    """The class of a component, if it is one of those that run no code of the folder's own."""
+    match checkpoint.index.get(part):
+        case ["transformers", str(named)] if named in (*TOKENIZERS, *SMALL, *LARGE):
+            return named
+    raise EffaceError(
+        f"{checkpoint.root}: its {part} is {checkpoint.index.get(part)}; efface loads "
+        f"{', '.join((*SMALL, *LARGE))} and their tokenizers, from transformers only"
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint, part: str, named: str) -> Any:
+    import transformers
+
+    checkpoint.check_tokenizer(part)
+    try:
+        return getattr(transformers, named).from_pretrained(
+            checkpoint.root / part, local_files_only=True
+        )
+    except (*DAMAGE, ImportError) as error:
+        raise EffaceError(f"{checkpoint.root / part} does not load ({error})") from error
+
+
+def _encoder(checkpoint: Checkpoint, part: str, named: str) -> Any:
+    import transformers
+
+    checkpoint.where(part)
+    checkpoint.config(part)
+    folder = checkpoint.root / part
+    try:
+        loaded, found = getattr(transformers, named).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=checkpoint.variant(part),
+            dtype=torch.float32 if named in SMALL else "auto",
+            output_loading_info=True,
+        )
+    except DAMAGE as error:
+        raise EffaceError(f"{folder} does not load ({error}): download it again") from error
+    if lost := found["missing_keys"]:
+        raise EffaceError(f"{folder} lacks {min(lost)!r}: download it again")
+    return loaded.eval()
