@@ -185,6 +185,8 @@ OTHERS = {
     "open_clip": ({"transformer.resblocks.0.ln_1.weight": (4,)}, "a text encoder alone"),
     "t5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": (4, 4)}, "a text encoder alone"),
     "controlnet": ({"control_model.input_blocks.0.0.weight": (4, 4, 3, 3)}, "a ControlNet"),
+    "motion": ({"down_blocks.0.motion_modules.0.x": (1,)}, "seems to be a motion module"),
+    "adapter": ({"ip_adapter.1.to_k_ip.weight": (1, 1)}, "an image prompt adapter"),
     "embedding": ({"emb_params": (2, 768)}, "a textual inversion"),
     "diffusers unet": ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, "diffusers names"),
     "diffusers flux": ({"transformer_blocks.0.attn.to_k.weight": (1, 1)}, "diffusers names"),

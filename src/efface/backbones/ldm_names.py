@@ -40,6 +40,8 @@ TRANSFORMERS = {
 OTHERS = (
     (r"(^|\.)lora_|\.lora\.|hada_w|lokr_w", "a LoRA", "give the model it was made for"),
     (r"^control_model\.|^controlnet_|^input_hint_block\.", "a ControlNet", "give its base model"),
+    (r"\.motion_modules\.", "a motion module", "give its base model"),
+    (r"^(ip_adapter|image_proj)\.", "an image prompt adapter", "give its base model"),
     (
         r"^(down_blocks|transformer_blocks)\.\d",
         "a denoiser with diffusers names",

@@ -7,42 +7,20 @@ diffusers keeps in folders and such a file lacks is the tokenizer: `SingleFile.t
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efface.backbones.encoder_weights import TextEncoder, fit
 from efface.backbones.ldm_encoders import LAYOUTS, Layout
 from efface.backbones.ldm_names import Kind, Shapes, recognise
+from efface.backbones.tensor_file import FLOATS, TensorFile
 from efface.core import EffaceError
 
-HEADER_LIMIT = 1 << 24
-"""Bytes of header, thumbnail and training notes included; the names of SDXL take 300 000."""
-TENSOR_LIMIT = 1 << 16
-"""Tensors in a file; SDXL has 2500, 5000 with its averages."""
-FLOATS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-"""What weights may be stored as: the header's word -> dtype."""
 SCALES = (".scale_weight", ".weight_scale")
 """Endings of the factors that stand beside scaled 8-bit weights."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 TOKENIZER = "openai/clip-vit-large-patch14"
 """All CLIP text encoders of these families share its vocabulary."""
-
-
-class Stored(NamedTuple):
-    """What the header says of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 class SingleFile:
@@ -51,29 +29,11 @@ class SingleFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         _check_path(self.path)
-        self.header = self._read_header()
+        self._file = TensorFile(self.path)
+        self.header = self._file.header
         """Tensor name -> stored dtype and shape."""
-
-    def _read_header(self) -> Mapping[str, Stored]:
-        _check_length(self.path)
-        with self._open() as file:
-            if "efface" in (file.metadata() or {}):
-                raise EffaceError(f"{self.path} is a patch that efface wrote: give its base model")
-            names = list(file.keys())
-            if len(names) > TENSOR_LIMIT:
-                raise EffaceError(
-                    f"{self.path} names {len(names)} tensors of at most {TENSOR_LIMIT}: "
-                    "it is no checkpoint, download it again"
-                )
-            return {name: _stored(file.get_slice(name)) for name in names}
-
-    def _open(self) -> Any:
-        try:
-            return safe_open(self.path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise EffaceError(
-                f"{self.path} is truncated or not safetensors ({error}): download it again"
-            ) from error
+        if "efface" in self._file.metadata:
+            raise EffaceError(f"{self.path} is a patch that efface wrote: give its base model")
 
     @property
     def shapes(self) -> Shapes:
@@ -125,15 +85,7 @@ class SingleFile:
         if name not in self.header:
             raise EffaceError(f"{self.path} has no tensor {name!r}: ask for a name in its header")
         self._check_weight(name)
-        with self._open() as file:
-            try:
-                same = _stored(file.get_slice(name)) == self.header[name]
-                found: Tensor | None = file.get_tensor(name) if same else None
-            except SafetensorError:
-                found = None
-        if found is None:
-            raise EffaceError(f"{self.path} changed while it was read: open it again")
-        return found
+        return self._file.read(name)
 
     def text_encoders(self) -> Mapping[str, Layout]:
         """Diffusers component -> where the file holds it; empty for a denoiser alone."""
@@ -198,27 +150,6 @@ def _check_path(path: Path) -> None:
         raise EffaceError(f"{path} does not exist: give the path of a checkpoint file")
     if not path.is_file():
         raise EffaceError(f"{path} is not a regular file: give the path of a checkpoint file")
-
-
-def _check_length(path: Path) -> None:
-    """Refuse a header that is longer than its file, or than any that was ever needed."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-    except OSError as error:
-        raise EffaceError(f"{path} cannot be read ({error}): check its permissions") from error
-    if size < 8 or length > size - 8:
-        raise EffaceError(f"{path} is truncated or not safetensors: download it again")
-    if length > HEADER_LIMIT:
-        raise EffaceError(
-            f"{path} has a header of {length} bytes of at most {HEADER_LIMIT}: "
-            "it is no checkpoint, download it again"
-        )
-
-
-def _stored(part: Any) -> Stored:
-    return Stored(part.get_dtype(), tuple(part.get_shape()))
 
 
 def _holds_tokenizer(folder: Path) -> bool:
