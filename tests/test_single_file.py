@@ -225,7 +225,19 @@ ODD = {
         lambda t: [t.pop(n) for n in list(t) if ".attn2." in n],
         "text enters it nowhere",
     ),
-    "half a reader": (lambda t: t.pop(KEY), f"lacks {KEY.removeprefix(DENOISER)}"),
+    "half a reader": (lambda t: t.pop(KEY), f"lacks '{KEY.removeprefix(DENOISER)}'"),
+    "a whole reader": (
+        lambda t: [t.pop(n) for n in (KEY, KEY.replace("to_k", "to_v"))],
+        f"lacks '{KEY.removeprefix(DENOISER)}'",
+    ),
+    "no way down": (
+        lambda t: t.pop(f"{DENOISER}input_blocks.3.0.op.weight"),
+        r"input_blocks\.3 is neither layer nor sampler",
+    ),
+    "no way up": (
+        lambda t: t.pop(f"{DENOISER}output_blocks.5.2.conv.weight"),
+        "goes down 3 times and up 2 times",
+    ),
     "missing block": (
         lambda t: [t.pop(n) for n in list(t) if "input_blocks.2." in n],
         r"lacks input_blocks\.2:",

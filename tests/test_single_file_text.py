@@ -238,8 +238,8 @@ LAST = f"{SD1}text_model.final_layer_norm.weight"
 FIRST = f"{SD1}text_model.encoder.layers.0.mlp.fc1.weight"
 EMBEDDED = f"{SD1}text_model.embeddings.token_embedding.weight"
 DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
-    "missing": (lambda t: t.pop(LAST), r"text_encoder lacks (text_model\.)?final_layer_norm"),
-    "left over": (lambda t: t.update({f"{SD1}more": torch.ones(1)}), "unexpected (text_model.)?m"),
+    "missing": (lambda t: t.pop(LAST), r"text_encoder lacks '(text_model\.)?final_layer_norm"),
+    "left over": (lambda t: t.update({f"{SD1}more": torch.ones(1)}), "unexpected '(text_model.)?m"),
     "other shape": (lambda t: t.update({LAST: torch.ones(65)}), r"is \[65\], not \[64\]"),
     "no layer": (lambda t: t.pop(FIRST), "does not make a CLIPTextModel"),
     "flat": (lambda t: t.update({EMBEDDED: torch.ones(5)}), "does not make a CLIPTextModel"),

@@ -64,11 +64,11 @@ def fit(layout: Layout, shapes: Shapes, file: str) -> tuple[dict[str, Any], dict
         found = {name.removeprefix("text_model."): piece for name, piece in found.items()}
     for name in sorted(blank.keys() ^ found.keys()):
         verb = "lacks" if name in blank else "has an unexpected"
-        raise EffaceError(f"{file}: its {layout.which} {verb} {name}: download the file again")
+        raise EffaceError(f"{file}: its {layout.which} {verb} {name!r}: download the file again")
     for name, tensor in blank.items():
         if (shape := found[name].shape(shapes)) != tensor.shape:
             raise EffaceError(
-                f"{file}: {name} of its {layout.which} is {list(shape)}, "
+                f"{file}: {name!r} of its {layout.which} is {list(shape)}, "
                 f"not {list(tensor.shape)}: download the file again"
             )
     return config, found

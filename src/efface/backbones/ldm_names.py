@@ -109,7 +109,7 @@ def _check_context(names: Shapes, file: str) -> None:
     """Refuse U-Nets that text, or something else, enters by other doors."""
     shape = {n: s for n, s in names.items() if n.endswith((".to_q.weight", ".to_k.weight"))}
     if wrong := [n for n, s in shape.items() if len(s) != 2]:
-        raise EffaceError(f"{file}: {wrong[0]} is no matrix: give an unquantised checkpoint")
+        raise EffaceError(f"{file}: {wrong[0]!r} is no matrix: give an unquantised checkpoint")
     width = {s[1] for n, s in shape.items() if n.endswith("attn2.to_k.weight")}
     if not width:
         raise EffaceError(f"{file}: no tensor ends in attn2.to_k.weight: text enters it nowhere")
@@ -121,7 +121,7 @@ def _check_context(names: Shapes, file: str) -> None:
         own = name.replace("attn1.to_k.", "attn1.to_q.")
         if own != name and own in shape and shape[own][1] != read:
             raise EffaceError(
-                f"{file}: {name} reads text too, as in an upscaler, and efface would leave it: "
+                f"{file}: {name!r} reads text too, as in an upscaler, and efface would leave it: "
                 "give a text-to-image checkpoint"
             )
     if width == {PICTURE_WIDTH} and "label_emb.0.0.weight" in names:
@@ -131,23 +131,25 @@ def _check_context(names: Shapes, file: str) -> None:
         )
 
 
-READER = re.compile(r"(.+)(\.transformer_blocks\.\d+\.attn2\.to_[kv]\.weight)")
+READER = re.compile(r"(.+)(\.transformer_blocks\.\d+)\..+")
 
 
 def unet_readers(names: Iterable[str], file: str) -> dict[str, str]:
     """Diffusers name -> LDM name of every cross-attention key and value, in the file's order."""
-    names = list(names)
-    blocks = unet_blocks(names, file)
+    held = dict.fromkeys(names)
+    blocks = unet_blocks(held, file)
     found: dict[str, str] = {}
-    for name in names:
-        if match := READER.fullmatch(name):
-            if match[1] not in blocks:
-                raise EffaceError(f"{file}: {name} stands where no SD U-Net has attention")
-            found[blocks[match[1]] + match[2]] = name
-    for name in found.values():
-        for other in (name.replace("to_k", "to_v"), name.replace("to_v", "to_k")):
-            if other not in found.values():
-                raise EffaceError(f"{file} lacks {other}: download it again")
+    for place, block in dict.fromkeys(m.groups() for name in held if (m := READER.fullmatch(name))):
+        if place not in blocks:
+            raise EffaceError(
+                f"{file}: {place + block!r} stands where no SD U-Net has attention: "
+                "give a file of SD 1, SD 2 or SDXL"
+            )
+        for part in ("to_k", "to_v"):
+            tail = f"{block}.attn2.{part}.weight"
+            if place + tail not in held:
+                raise EffaceError(f"{file} lacks {place + tail!r}: download it again")
+            found[blocks[place] + tail] = place + tail
     return found
 
 
@@ -155,19 +157,27 @@ def unet_blocks(names: Iterable[str], file: str) -> dict[str, str]:
     """LDM name -> diffusers name of every place where a U-Net may have attention."""
     held = set(names)
     found = {}
-    level = layer = 0
+    down = up = layer = 0
     for n in range(1, _count(held, "input_blocks", file)):
         if f"input_blocks.{n}.0.op.weight" in held:
-            level, layer = level + 1, 0
-        else:
-            found[f"input_blocks.{n}.1"] = f"down_blocks.{level}.attentions.{layer}"
+            down, layer = down + 1, 0
+        elif f"input_blocks.{n}.0.in_layers.0.weight" in held:
+            found[f"input_blocks.{n}.1"] = f"down_blocks.{down}.attentions.{layer}"
             layer += 1
-    level = layer = 0
+        else:
+            raise EffaceError(
+                f"{file}: its input_blocks.{n} is neither layer nor sampler: download it again"
+            )
+    layer = 0
     for n in range(_count(held, "output_blocks", file)):
-        found[f"output_blocks.{n}.1"] = f"up_blocks.{level}.attentions.{layer}"
+        found[f"output_blocks.{n}.1"] = f"up_blocks.{up}.attentions.{layer}"
         layer += 1
         if any(f"output_blocks.{n}.{i}.conv.weight" in held for i in (1, 2)):
-            level, layer = level + 1, 0
+            up, layer = up + 1, 0
+    if up != down:
+        raise EffaceError(
+            f"{file}: its U-Net goes down {down} times and up {up} times: download it again"
+        )
     for n in range(1, _count(held, "middle_block", file), 2):
         found[f"middle_block.{n}"] = f"mid_block.attentions.{n // 2}"
     return found

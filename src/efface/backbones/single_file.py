@@ -65,7 +65,7 @@ class SingleFile:
             self._check_weight(name)
             if len(shape := self.header[name].shape) != 2:
                 raise EffaceError(
-                    f"{self.path}: {name} of shape {list(shape)} is no matrix: "
+                    f"{self.path}: {name!r} of shape {list(shape)} is no matrix: "
                     "give an unquantised checkpoint"
                 )
         return self._kind.readers
@@ -76,7 +76,7 @@ class SingleFile:
         scaled = any(name.removesuffix(".weight") + end in self.header for end in SCALES)
         if dtype not in FLOATS or scaled:
             raise EffaceError(
-                f"{self.path}: {name} is stored quantised ({'scaled ' if scaled else ''}{dtype}): "
+                f"{self.path}: {name!r} is quantised ({'scaled ' if scaled else ''}{dtype}): "
                 "give an unquantised checkpoint"
             )
 

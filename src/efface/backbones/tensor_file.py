@@ -112,6 +112,6 @@ class TensorFile:
 
 
 def _short(error: Exception, most: int = 120) -> str:
-    """The start of a library's message: some list all that could have been."""
-    said = str(error)
+    """The start of a library's message, on one line: some list all that could have been."""
+    said = " ".join(str(error).split())
     return said if len(said) <= most else f"{said[:most]}..."
