@@ -284,6 +284,7 @@ def test_unet_that_reads_a_picture(tmp_path: Path) -> None:
         ("folder", "no .safetensors file"),
         ("folder.safetensors", "not a regular file"),
         ("missing.safetensors", "does not exist"),
+        ("missing/model.safetensors", "does not exist"),
     ],
 )
 def test_paths(tmp_path: Path, name: str, reason: str) -> None:

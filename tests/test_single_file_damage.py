@@ -161,6 +161,11 @@ def test_changed_after_it_was_opened(tmp_path: Path) -> None:
         file.tensor(KEY)
 
 
+def test_a_name_too_long() -> None:
+    with pytest.raises(EffaceError, match="no file 'xxx"):
+        SingleFile(f"{'x' * 300}.safetensors")
+
+
 def test_unknown_tensor(tmp_path: Path) -> None:
     with pytest.raises(EffaceError, match="has no tensor 'nothing'"):
         SingleFile(written(tiny_unet("sd1"), tmp_path)).tensor("nothing")

@@ -49,5 +49,7 @@ def test_tokenizer_of_the_cache(
 @pytest.mark.parametrize("names", [[], ["vocab.json"], ["config.json"]], ids=str)
 def test_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
     file, _ = file_of("sd1", tmp_path), cached(tmp_path / "hub", monkeypatch, *names)
-    with pytest.raises(EffaceError, match=f"give a diffusers folder .* or download {TOKENIZER}"):
+    with pytest.raises(
+        EffaceError, match=f"give a diffusers folder .* or run: hf download {TOKENIZER} tok"
+    ):
         file.tokenizer_folder()

@@ -21,6 +21,7 @@ SCALES = (".scale_weight", ".weight_scale")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 TOKENIZER = "openai/clip-vit-large-patch14"
 """All CLIP text encoders of these families share its vocabulary."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 class SingleFile:
@@ -125,12 +126,12 @@ class SingleFile:
             raise EffaceError(
                 f"{given} holds no {which}: give a diffusers folder of the same family"
             )
-        if self._reads_clip(which) and (cached := _cached_tokenizer()):
-            return cached
-        raise EffaceError(
-            f"{self.path} brings no {which}, as no single file does: give a diffusers folder of "
-            f"the same family{f', or download {TOKENIZER}' if self._reads_clip(which) else ''}"
-        )
+        remedy = "give a diffusers folder of the same family"
+        if self._reads_clip(which):
+            if cached := _cached_tokenizer():
+                return cached
+            remedy += f", or run: hf download {TOKENIZER} {' '.join(TOKENIZER_FILES)}"
+        raise EffaceError(f"{self.path} brings no {which}, as no single file does: {remedy}")
 
     def _reads_clip(self, which: str) -> bool:
         encoder = which.replace("tokenizer", "text_encoder")
@@ -146,10 +147,13 @@ def _check_path(path: Path) -> None:
         )
     if suffix != ".safetensors":
         raise EffaceError(f"{path} is no .safetensors file: give one, or a diffusers folder")
-    if not path.exists():
-        raise EffaceError(f"{path} does not exist: give the path of a checkpoint file")
-    if not path.is_file():
-        raise EffaceError(f"{path} is not a regular file: give the path of a checkpoint file")
+    try:
+        there, regular = path.exists(), path.is_file()
+    except OSError as error:  # a name too long, a folder closed to us
+        raise EffaceError(f"no file {str(path)!r} ({error}): give a checkpoint file") from error
+    if not regular:
+        what = "is not a regular file" if there else "does not exist"
+        raise EffaceError(f"{path} {what}: give the path of a checkpoint file")
 
 
 def _holds_tokenizer(folder: Path) -> bool:
