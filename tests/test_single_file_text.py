@@ -114,6 +114,8 @@ def test_encoder_says_the_same(case: str, tmp_path: Path) -> None:
     tokens = ids() if read.model.startswith("CLIP") else torch.tensor([[3, 4, 1], [7, 1, 0]])
     assert said(built, tokens) == said(original, tokens)
     assert short(built.state_dict()) == short(original.state_dict())
+    if read.model == "T5EncoderModel":
+        assert built.shared.weight is built.encoder.embed_tokens.weight  # held once
     for name, value in read.config.items():
         if name != "pad_token_id":
             assert getattr(original.config, name) == value, name
