@@ -1,6 +1,5 @@
 """Random pipelines of every family in a few hundred kilobytes: real classes, real code paths."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,27 +285,3 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "sana": _sana,
 }
 NAMES = ("sd", *BUILDERS)
-
-
-def handed_over(pipe: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
-    """What the pipeline's own `encode_prompt` gives its denoiser: rows, pooled rows, mask."""
-    kind, call = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
-    with torch.no_grad():
-        if kind == "StableDiffusionPipeline":
-            return pipe.encode_prompt(prompts, "cpu", 1, False)[0], None, None
-        if kind == "StableDiffusionXLPipeline":
-            rows, _, pooled, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
-            return rows, pooled, None
-        if kind == "StableDiffusion3Pipeline":
-            found = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False)
-            return found[0], found[2], None
-        if kind == "FluxPipeline":
-            rows, pooled, _ = pipe.encode_prompt(prompts, prompts)
-            return rows, pooled, None
-        options = {}
-        if "complex_human_instruction" in call:
-            options["complex_human_instruction"] = call["complex_human_instruction"].default
-        rows, mask, *_ = pipe.encode_prompt(
-            prompts, do_classifier_free_guidance=False, clean_caption=False, **options
-        )
-        return rows, None, mask

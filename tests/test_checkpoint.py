@@ -199,9 +199,11 @@ def with_index(folder: Path, **changes: Any) -> None:
         ({"unet": ["diffusers", "FooUNet"]}, "FooUNet is not a denoiser efface knows"),
         ({"unet": [None, None]}, "neither unet nor transformer"),
         ({"unet": "UNet2DConditionModel"}, "neither unet nor transformer"),
-        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "two encoders"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "add_embedding.*enters it nowhere"),
+        ({"text_encoder": [None, None]}, "no text encoder is not one efface knows"),
+        ({"unet": ["diffusers", "FluxTransformer2DModel"]}, "known as flux with text_encoder, "),
     ],
-    ids=["unknown", "none", "odd", "two encoders"],
+    ids=["unknown", "none", "odd", "two encoders", "no encoder", "mixed"],
 )
 def test_models_of_other_kinds(
     tiny: Path, tmp_path: Path, changes: dict[str, Any], reason: str
@@ -225,8 +227,6 @@ def test_pipelines_of_other_kinds() -> None:
         open_pipeline(SimpleNamespace(vae=1))
     with pytest.raises(EffaceError, match="Linear is not a denoiser"):
         open_pipeline(SimpleNamespace(unet=torch.nn.Linear(1, 1)))
-    with pytest.raises(EffaceError, match="two encoders"):
-        open_pipeline(SimpleNamespace(unet=torch.nn.Linear(1, 1), text_encoder_2=1))
 
 
 # names

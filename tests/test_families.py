@@ -1,5 +1,6 @@
 """Every family: text is read as its own pipeline reads it, and maps do what mapped rows do."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from efface.export import export_folder
 from efface.linalg import LowRank
 from efface.patch import Patch
 from tests.equal import bits
-from tests.families import NAMES, build_family, handed_over
+from tests.families import NAMES, build_family
 
 PROMPTS = ["cat", "a house of cats"]
 
@@ -43,6 +44,30 @@ def patches(folder: Path) -> dict[str, Patch]:
         "rece": efface.erase(folder, "cat", epochs=1, keep=keep),
         "tensor": efface.erase(folder, "cat", method="uce", technique="tensor", keep=keep),
     }
+
+
+def handed_over(pipe: Any, prompts: list[str]) -> tuple[Tensor, Tensor | None, Any]:
+    """What the pipeline's own `encode_prompt` gives its denoiser: rows, pooled rows, mask."""
+    kind, call = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
+    with torch.no_grad():
+        if kind == "StableDiffusionPipeline":
+            return pipe.encode_prompt(prompts, "cpu", 1, False)[0], None, None
+        if kind == "StableDiffusionXLPipeline":
+            rows, _, pooled, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+            return rows, pooled, None
+        if kind == "StableDiffusion3Pipeline":
+            found = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False)
+            return found[0], found[2], None
+        if kind == "FluxPipeline":
+            rows, pooled, _ = pipe.encode_prompt(prompts, prompts)
+            return rows, pooled, None
+        options = {}
+        if "complex_human_instruction" in call:
+            options["complex_human_instruction"] = call["complex_human_instruction"].default
+        rows, mask, *_ = pipe.encode_prompt(
+            prompts, do_classifier_free_guidance=False, clean_caption=False, **options
+        )
+        return rows, None, mask
 
 
 def test_rows_are_what_the_pipeline_hands_over(folder: Path, pipe: Any) -> None:
