@@ -41,6 +41,15 @@ Said = Mapping[str, Encoded]
 """What one prompt gives on every stream."""
 
 
+class Words(NamedTuple):
+    """What a model is known to draw."""
+
+    vocabulary: tuple[str, ...]
+    """Words it should go on drawing, whatever is erased."""
+    things: tuple[str, ...]
+    """Those that name things, which a style can be said of."""
+
+
 class Reader(NamedTuple):
     """A matrix that first consumes a text stream."""
 
@@ -58,7 +67,7 @@ class Model:
         where: Mapping[str, Reader],
         fetch: Callable[[str], Tensor],
         load_text: Callable[[], TextSide],
-        vocabulary: Sequence[str] = EVERYDAY,
+        words: Words,
         *,
         frozen: bool = False,
     ) -> None:
@@ -68,8 +77,7 @@ class Model:
         """
         self.kind, self.where = kind, where
         self._fetch, self._load_text = fetch, load_text
-        self.vocabulary = tuple(vocabulary)
-        """Words the model should go on drawing, whatever is erased."""
+        self.vocabulary, self.things = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
 
@@ -199,7 +207,7 @@ def open_folder(root: Path) -> Model:
         readers(kind, files, lambda: checkpoint.config(component), str(root)),
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
-        vocabulary(root),
+        words_of(root),
         frozen=True,
     )
 
@@ -218,15 +226,16 @@ def readers(
     }
 
 
-def vocabulary(root: Path) -> tuple[str, ...]:
+def words_of(root: Path | None) -> Words:
     """The words of the model's `concepts.json`, else everyday ones."""
-    path = root / "concepts.json"
-    if not path.is_file():
-        return EVERYDAY
-    lists = list(Checkpoint.read_json(path).values())
-    if not all(isinstance(words, list) for words in lists):
+    path = None if root is None else root / "concepts.json"
+    if path is None or not path.is_file():
+        return Words(EVERYDAY, EVERYDAY)
+    lists = Checkpoint.read_json(path)
+    if not all(isinstance(words, list) for words in lists.values()):
         raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
-    return tuple(str(w) for words in lists for w in words)
+    every = tuple(str(w) for words in lists.values() for w in words)
+    return Words(every, tuple(map(str, lists.get("concepts", []))))
 
 
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:
@@ -246,5 +255,5 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         readers(kind, bare, lambda: denoiser.config, name),
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
-        vocabulary(Path(origin)) if origin else EVERYDAY,
+        words_of(Path(origin) if origin else None),
     )
