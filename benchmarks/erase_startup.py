@@ -33,7 +33,8 @@ def edit_seconds() -> list[float]:
     """Wall time of fitting, once its prompts are encoded and G is formed."""
     import torch
 
-    from efface.api import everyday, open_model
+    from efface.api import everyday
+    from efface.backbones.model import open_model
     from efface.core import Concept
     from efface.erasers import build
 
