@@ -21,6 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from efface.core import Concept, Edit, EffaceError, PromptMap, same_base
+from efface.hub import local
 from efface.linalg import LowRank
 from efface.output import check_output, write_whole
 
@@ -126,8 +127,8 @@ def _check_numbers(tensors: Mapping[str, Tensor], whose: str) -> None:
 
 
 def load(path: str | Path) -> Patch:
-    """Read a patch file, or one sentence on why it is none."""
-    path = Path(path)
+    """Read a patch file or `hub:owner/name`, or one sentence on why it is none."""
+    path = local(path)
     try:
         if path.exists() and not path.is_file():
             raise EffaceError(f"{path} is not a regular file: a patch is one .safetensors file")

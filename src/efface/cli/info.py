@@ -27,13 +27,14 @@ def info(
             "the curve is measured on the model: give it with --model", param_hint="--plot"
         )
     from efface.cli.story import story, told
+    from efface.hub import local
     from efface.output import check_output
     from efface.patch import load
 
     if plot is not None:
         check_output(plot, force=force)
     found = load(patch)
-    size = patch.stat().st_size
+    size = local(patch).stat().st_size
     if plot is not None and model is not None:
         from efface.cli.plot import draw_curve
 
