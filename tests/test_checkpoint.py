@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from efface.backbones.checkpoint import BUNDLED, Checkpoint, bundled, resolve
-from efface.backbones.model import Model, open_folder, open_model, open_pipeline
+from efface.backbones.model import Model, open_folder, open_pipeline
+from efface.backbones.open import open_model
 from efface.backbones.pipeline import draw, load_pipeline
 from efface.core import Case, EffaceError, same_base
 from tests.equal import bits

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from efface.backbones.model import Model, open_model
+from efface.backbones.model import Model
+from efface.backbones.open import open_model
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.erasers import build
 from efface.facts import Ruler, summary
@@ -37,18 +38,21 @@ def erase(
     preset: str | None = None,
     strength: float = 1.0,
     seed: int = 0,
+    tokenizer: str | Path | None = None,
     on_step: OnStep = quiet,
     **settings: Any,
 ) -> Patch:
     """Fit the patch that erases `concepts` from a model; the model is left alone.
 
-    `source`: "emoji", a diffusers folder, a hub id or a loaded pipeline. `toward`: what concepts
-    become, "" for nothing in particular. `keep`: phrases that must not change; None means the
-    model's own list of everyday words, less those that mean the concept. `strength`: 0 is no edit,
-    1 the edit as fitted; what the patch tells is measured at it. `settings`: fields of the method.
+    `source`: "emoji", a diffusers folder, a checkpoint file, a hub id or a loaded pipeline.
+    `toward`: what concepts become, "" for nothing in particular. `keep`: phrases that must not
+    change; None means the model's own list of everyday words, less those that mean the concept.
+    `strength`: 0 is no edit, 1 the edit as fitted; what the patch tells is measured at it.
+    `tokenizer`: for a checkpoint file, a diffusers folder of the same family if Hugging Face's
+    cache has no tokenizer. `settings`: fields of the method.
     """
     eraser = build(method, preset, **settings)
-    model = open_model(source)
+    model = open_model(source, tokenizer)
     kept = everyday(model, concepts) if keep is None else _phrases(keep)
     goals = _phrases(toward)
     concept = Concept(", ".join(concepts), tuple(concepts), goals, kept)

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from efface.backbones.checkpoint import Checkpoint
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
+from efface.backbones.tensor_file import TensorFile
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder
 from efface.patch import Patch
@@ -85,7 +86,7 @@ def export_folder(
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, copy)
             if file.parts[0] == model.component and file.suffix == ".safetensors":
-                changed += _rewrite(checkpoint, copy, model.component, merge)
+                changed += _rewrite(checkpoint.open(root / file), copy, model.component, merge)
         _tell(fresh / STORY, patches)
         size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
         _swap(fresh, target, old)
@@ -115,22 +116,24 @@ def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
     return files, left_out
 
 
-def _rewrite(checkpoint: Checkpoint, file: Path, component: str, merge: Merge) -> int:
-    """Overwrite the edited tensors of one safetensors file; returns how many."""
-    with Checkpoint.open(file) as tensors:
-        names = sorted(n for n in tensors.keys() if f"{component}/{n}" in merge.changed)  # noqa: SIM118
-    with file.open("r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        for name in names:
-            start, end = header[name]["data_offsets"]
-            data = _bytes(merge.weight(f"{component}/{name}", checkpoint.tensor(file, name)))
-            assert len(data) == end - start
-            stream.seek(8 + length + start)
+def _rewrite(held: TensorFile, copy: Path, component: str, merge: Merge) -> int:
+    """Overwrite the edited tensors in the copy of a safetensors file; returns how many."""
+    names = sorted(n for n in held.header if f"{component}/{n}" in merge.changed)
+    merged = ((n, merge.weight(f"{component}/{n}", held.read(n))) for n in names)
+    overwrite(copy, held, merged)
+    return len(names)
+
+
+def overwrite(copy: Path, held: TensorFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write tensors, by their stored names, over those in a copy of the file, one at a time."""
+    with copy.open("r+b") as stream:
+        for name, tensor in tensors:
+            stored, data = held.header[name], _bytes(tensor)
+            assert len(data) == stored.stop - stored.start
+            stream.seek(stored.start)
             stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    return len(names)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL.Image import Image
 
-from efface.backbones.checkpoint import DAMAGE, Checkpoint, resolve
+from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
 from efface.core import Case, EffaceError, OnStep
@@ -19,6 +19,7 @@ from efface.patch import Patch
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     """The pipeline of a bundled name, folder or hub id; float32 unless `options` say else."""
     root = resolve(spec)
+    check_drawable(root)
     checkpoint = Checkpoint(root)
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):

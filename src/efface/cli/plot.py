@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from efface.backbones.checkpoint import resolve
-from efface.backbones.model import open_folder
+from efface.backbones.open import open_path
 from efface.certificate import Recovery, recovery_curve
 from efface.cli import show
 from efface.core import EffaceError, OnStep, same_base
@@ -55,7 +55,7 @@ def measure_curve(patch: Patch, model: str, on_step: OnStep) -> Recovery:
     [only] = maps
     show.quiet_loading()
     on_step("encoding prompts", 0, 2)
-    base = open_folder(resolve(model))
+    base = open_path(resolve(model))
     if not same_base(patch.base, base.fingerprint):
         raise EffaceError(
             f"this patch was fitted on base {patch.base} but {model} is {base.fingerprint}: "
