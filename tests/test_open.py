@@ -138,6 +138,4 @@ def test_commands_take_a_file(cli: Any, tmp_path: Path) -> None:
     assert cli("draw", twins.file, "cat", "-o", tmp_path / "d.png").code == 2
     done = cli("erase", twins.file, *words, "--tokenizer", twins.folder)
     assert (done.code, done.err) == (0, "")
-    assert contents(efface.load(patch)) == contents(
-        efface.erase(twins.folder, "cat", keep=["dog"])
-    )
+    assert contents(efface.load(patch)) == contents(efface.erase(twins.folder, "cat", keep=["dog"]))

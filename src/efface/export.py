@@ -19,7 +19,7 @@ from torch import Tensor
 from efface.backbones.checkpoint import Checkpoint
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
-from efface.backbones.tensor_file import TensorFile
+from efface.backbones.tensor_file import Stored, TensorFile
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder
 from efface.patch import Patch
@@ -35,6 +35,7 @@ class Exported(NamedTuple):
 
     files: int
     tensors: int
+    """How many were edited."""
     bytes: int
     left_out: list[str]
 
@@ -72,8 +73,7 @@ def export_folder(
         raise EffaceError(f"{target} is the model itself: choose another folder")
     model, checkpoint = open_folder(root), Checkpoint(root)
     checkpoint.check()
-    names = {f"{model.component}/{n}" for n in checkpoint.where(model.component)}
-    merge = Merge(patches, model.fingerprint, model.where, names)
+    merge = Merge(patches, model.fingerprint, model.where, model.names)
     files, left_out = _sort(root, model.component)
     mark = secrets.token_hex(8)
     fresh, old = (target.with_name(f".efface-{mark}.{kind}") for kind in ("new", "old"))
@@ -87,7 +87,7 @@ def export_folder(
             shutil.copyfile(root / file, copy)
             if file.parts[0] == model.component and file.suffix == ".safetensors":
                 changed += _rewrite(checkpoint.open(root / file), copy, model.component, merge)
-        _tell(fresh / STORY, patches)
+        (fresh / STORY).write_text(told(patches) + "\n", encoding="utf-8")
         size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
         _swap(fresh, target, old)
     finally:
@@ -118,17 +118,20 @@ def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
 
 def _rewrite(held: TensorFile, copy: Path, component: str, merge: Merge) -> int:
     """Overwrite the edited tensors in the copy of a safetensors file; returns how many."""
+
+    def new(name: str) -> Tensor:
+        return merge.weight(f"{component}/{name}", held.read(name))
+
     names = sorted(n for n in held.header if f"{component}/{n}" in merge.changed)
-    merged = ((n, merge.weight(f"{component}/{n}", held.read(n))) for n in names)
-    overwrite(copy, held, merged)
+    overwrite(copy, ((held.header[n], new(n)) for n in names))
     return len(names)
 
 
-def overwrite(copy: Path, held: TensorFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write tensors, by their stored names, over those in a copy of the file, one at a time."""
+def overwrite(copy: Path, tensors: Iterable[tuple[Stored, Tensor]]) -> None:
+    """Write tensors, one at a time, where they are stored in a copy of their file."""
     with copy.open("r+b") as stream:
-        for name, tensor in tensors:
-            stored, data = held.header[name], _bytes(tensor)
+        for stored, tensor in tensors:
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
             assert len(data) == stored.stop - stored.start
             stream.seek(stored.start)
             stream.write(data)
@@ -136,15 +139,8 @@ def overwrite(copy: Path, held: TensorFile, tensors: Iterable[tuple[str, Tensor]
         os.fsync(stream.fileno())
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    if not tensor.isfinite().all():
-        raise EffaceError("a merged weight is not finite: the patch does not fit this model")
-    raw: bytes = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return raw
-
-
-def _tell(path: Path, patches: Sequence[Patch]) -> None:
-    """Say what was merged, in order."""
+def told(patches: Sequence[Patch]) -> str:
+    """What was merged, in order, as JSON."""
     story: list[dict[str, Any]] = [
         {
             "erase": p.concept.erase,
@@ -155,7 +151,7 @@ def _tell(path: Path, patches: Sequence[Patch]) -> None:
         }
         for p in patches
     ]
-    path.write_text(json.dumps({"patches": story}, indent=1) + "\n", encoding="utf-8")
+    return json.dumps({"patches": story}, indent=1)
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:

@@ -57,6 +57,7 @@ class Model:
         self,
         kind: Family,
         where: Mapping[str, Reader],
+        names: Collection[str],
         fetch: Callable[[str], Tensor],
         load_text: Callable[[], TextSide],
         vocabulary: Sequence[str] = EVERYDAY,
@@ -64,12 +65,12 @@ class Model:
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
     ) -> None:
-        """`where`: names of the readers; `fetch`: a tensor of the denoiser by name.
+        """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
         nobody else holds the text encoders, so what they said once they will say again.
         """
-        self.kind, self.where = kind, where
+        self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self.vocabulary = tuple(vocabulary)
         """Words the model should go on drawing, whatever is erased."""
@@ -100,6 +101,10 @@ class Model:
         for name, reader in self.where.items():
             if reader.stream == stream:
                 yield name, self._fetch(name)[:, : reader.width]
+
+    def weight(self, name: str) -> Tensor:
+        """A tensor of the denoiser, by component/name."""
+        return self._fetch(name)
 
     def _check(self, stream: str) -> None:
         if stream not in self.streams:
@@ -199,6 +204,7 @@ def open_folder(root: Path) -> Model:
             lambda site: site.width and site.width(checkpoint.config(component)),
             str(root),
         ),
+        [f"{component}/{name}" for name in files],
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         vocabulary(root),
@@ -249,6 +255,7 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     return Model(
         kind,
         readers(kind, bare, lambda site: site.width and site.width(denoiser.config), name),
+        tensors,
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
         vocabulary(Path(origin)) if origin else EVERYDAY,

@@ -67,6 +67,7 @@ def open_file(file: SingleFile, tokenizer: Path | None = None) -> Model:
     return Model(
         kind,
         readers(kind, stored, lambda site: site.width and file.projected_width(), str(file.path)),
+        [f"{kind.component}/{name}" for name in stored],
         fetch,
         lambda: kind.text(load_file_parts(file, kind, tokenizer)),
         norms=lambda: (norm for which in kind.encoders for norm in file.norms(which)),

@@ -118,13 +118,12 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     model = open_pipeline(pipe)
     component = model.component
     denoiser = getattr(pipe, component)
-    weights = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
-    merge = Merge(patches, model.fingerprint, model.where, weights)
+    merge = Merge(patches, model.fingerprint, model.where, model.names)
     shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
     view = copy.deepcopy(denoiser, shared)
     for name in merge.changed:
         owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
-        new = torch.nn.Parameter(merge.weight(name, weights[name]), requires_grad=False)
+        new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
         setattr(view.get_submodule(owner), leaf, new)
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
     setattr(erased, component, view)
