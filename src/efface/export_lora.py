@@ -22,6 +22,8 @@ from efface.output import check_output, write_whole
 from efface.patch import Patch
 
 Form = Literal["lora", "kohya"]
+STORY = "efface_lora"
+"""Key of the header's metadata that says what was exported; alone, it has one order."""
 LOADERS = {
     "lora": ("sd", "sdxl", "sd3", "flux", "sana"),
     "kohya": ("sd", "sdxl", "sd3", "flux"),
@@ -73,8 +75,7 @@ def export_lora(
                 "export it as 'lora'"
             )
         tensors = kohya_form(factors, known)
-    metadata = {"format": "pt", "efface_lora": told(patches)}
-    data = safetensors.torch.save(tensors, metadata)
+    data = safetensors.torch.save(tensors, {STORY: told(patches)})
     write_whole(target, data)
     ranks = [len(f.down) for f in factors.values()]
     error = max((f.error for f in factors.values()), default=0.0)
