@@ -39,7 +39,7 @@ SETS: Mapping[str, dict[str, Any]] = {
     },
     "tuning": {
         "objects": ["dagger", "dog", "castle", "hamburger", "violin", "beer mug"],
-        "styles": ["firefox"],
+        "styles": ["firefox", "noto", "fluent"],
         "judge": tuning,
         "first seed": 5000,
     },
@@ -48,6 +48,8 @@ SEEDS = 16
 """Pictures of each erased concept."""
 OTHER_SEEDS = 1
 """Pictures of each other thing."""
+SAID = ("a {} in {} style", "{1} style, a {0}")
+"""How a style is said when it is looked for; the second is in no fit."""
 
 
 class World:
@@ -59,7 +61,9 @@ class World:
         self.first = chosen["first seed"]
         self.pipe = efface.pipeline("emoji")
         self.things = [n for n in self.judge.groups["concept"] if n != "nothing"]
+        self.styles = self.judge.groups["style"]
         self.base_right = self.right(self.pipe)
+        self.base_styled = self.styled(self.pipe)
 
     def shows(self, pipe: Any, prompts: list[str], count: int, group: str) -> list[str]:
         """What the judge sees in `count` pictures of each prompt."""
@@ -73,6 +77,14 @@ class World:
         at = {n: seen[i * OTHER_SEEDS : (i + 1) * OTHER_SEEDS] for i, n in enumerate(self.things)}
         return {n: [s == n for s in found] for n, found in at.items()}
 
+    def styled(self, pipe: Any) -> dict[str, list[bool]]:
+        """For every style, whether each of some things shows it when asked for."""
+        things = self.things[3::12]
+        prompts = [SAID[0].format(t, s) for s in self.styles for t in things]
+        seen = self.shows(pipe, prompts, 1, "style")
+        at = {s: seen[i * len(things) : (i + 1) * len(things)] for i, s in enumerate(self.styles)}
+        return {s: [x == s for x in found] for s, found in at.items()}
+
 
 def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dict[str, Any]:
     """Erase one concept and count before and after."""
@@ -84,10 +96,12 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
     if kind == "concept":
         prompts, count = [f"a {name}"], SEEDS
     else:
-        prompts, count = [f"a {thing} in {name} style" for thing in world.things[::7]], 1
+        prompts = [said.format(thing, name) for said in SAID for thing in world.things[::7]]
+        count = 1
     before = [s == name for s in world.shows(world.pipe, prompts, count, kind)]
     after = [s == name for s in world.shows(erased, prompts, count, kind)]
     right = world.right(erased)
+    styled = world.styled(erased)
     others = [n for n in world.things if n != name]
     return {
         "method": method,
@@ -96,6 +110,11 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
         "after": share(after),
         "others before": share([x for n in others for x in world.base_right[n]]),
         "others after": share([x for n in others for x in right[n]]),
+        "styles before": share(
+            [x for s in world.styles if s != name for x in world.base_styled[s]]
+        ),
+        "styles after": share([x for s in world.styles if s != name for x in styled[s]]),
+        "toward": list(patch.concept.toward),
         "lost": {
             n: sum(world.base_right[n]) - sum(right[n])
             for n in others
@@ -106,44 +125,53 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
     }
 
 
-def rows(name: str, methods: list[str], **settings: Any) -> list[dict[str, Any]]:
+def rows(
+    name: str, methods: list[str], only: str | None = None, **settings: Any
+) -> list[dict[str, Any]]:
     """Every concept of a set by every method."""
     world, chosen = World(name), SETS[name]
     targets = [("concept", n) for n in chosen["objects"]] + [("style", n) for n in chosen["styles"]]
+    targets = [t for t in targets if only in (None, t[0])]
     return [one(world, m, kind, target, **settings) for kind, target in targets for m in methods]
 
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
-    change = 100 * (row["others after"]["value"] - row["others before"]["value"])
+    change, styles = (
+        100 * (row[f"{what} after"]["value"] - row[f"{what} before"]["value"])
+        for what in ("others", "styles")
+    )
     low, high = row["after"]["interval"]
     least = row["facts"]["certificate"]["min"]
     drift = row["facts"]["drift"]
     return (
         f"| {row['erased']} | {row['method']} | {100 * row['before']['value']:.0f} % | "
         f"{100 * row['after']['value']:.0f} % ({100 * low:.0f}–{100 * high:.0f}) | {change:+.1f} | "
+        f"{styles:+.1f} | "
         f"{least:.2f} | {drift:.3f} | {row['seconds']:.2f} |"
     )
 
 
 HEAD = (
-    "| erased | method | found before | after (95 %) | others, points | certificate | drift | s |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| erased | method | found before | after (95 %) | others, points | styles, points "
+    "| certificate | drift | s |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", choices=SETS, default="reporting")
+    parser.add_argument("--only", choices=("concept", "style"), help="objects or styles alone")
     parser.add_argument("--methods", nargs="+", default=["uce", "rece"])
     parser.add_argument(
         "--settings", type=json.loads, default={}, help="JSON of the method's settings"
     )
     options = parser.parse_args()
-    measured = rows(options.set, options.methods, **options.settings)
+    measured = rows(options.set, options.methods, options.only, **options.settings)
     table = "\n".join([HEAD, *map(line, measured)])
     print(table)
-    if options.set == "reporting" and not options.settings:
+    if options.set == "reporting" and not options.settings and options.only is None:
         OUT.write_text(
             json.dumps({"command": "make erasure-report", "rows": measured}, indent=1) + "\n"
         )

@@ -10,10 +10,11 @@ import torch
 from efface.backbones.model import Model
 from efface.backbones.open import open_model
 from efface.core import Case, Concept, EffaceError, OnStep
-from efface.erasers import build
+from efface.erasers import build, presets
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
+from efface.phrases import THINGS, evenly, said_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -32,8 +33,9 @@ def quiet(what: str, step: int, of: int) -> None:
 def erase(
     source: "str | Path | DiffusionPipeline",
     *concepts: str,
-    toward: str | Sequence[str] = "",
+    toward: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
+    within: str | Sequence[str] | None = None,
     method: str = "rece",
     preset: str | None = None,
     strength: float = 1.0,
@@ -45,20 +47,58 @@ def erase(
     """Fit the patch that erases `concepts` from a model; the model is left alone.
 
     `source`: "emoji", a diffusers folder, a checkpoint file, a hub id or a loaded pipeline.
-    `toward`: what concepts become, "" for nothing in particular. `keep`: phrases that must not
-    change; None means the model's own list of everyday words, less those that mean the concept.
-    `strength`: 0 is no edit, 1 the edit as fitted; what the patch tells is measured at it.
-    `tokenizer`: for a checkpoint file, a diffusers folder of the same family if Hugging Face's
-    cache has no tokenizer. `settings`: fields of the method.
+    `toward`: what concepts become, "" for nothing in particular; None means "", or for a style the
+    least alike of the model's other styles. `keep`: phrases that must not change; None means the
+    model's own list of everyday words, less those that mean the concept. `within`: things that a
+    style is said of; None means the model's words for things if each concept ends in "style".
+    `strength`: 0 is no edit, 1 the edit as fitted. `preset`: None means the defaults, or for a
+    style the method's preset "within". `tokenizer`: for a checkpoint file, a diffusers folder of
+    the same family if Hugging Face's cache has no tokenizer. `settings`: fields of the method.
     """
-    eraser = build(method, preset, **settings)
     model = open_model(source, tokenizer)
     kept = everyday(model, concepts) if keep is None else _phrases(keep)
-    goals = _phrases(toward)
-    concept = Concept(", ".join(concepts), tuple(concepts), goals, kept)
+    things = said_of_things(model, concepts) if within is None else _phrases(within)
+    if preset is None and things and "within" in presets(method):
+        preset = "within"
+    eraser = build(method, preset, **settings)
+    goals = default_goals(model, concepts, kept, things) if toward is None else _phrases(toward)
+    concept = Concept(", ".join(concepts), tuple(concepts), goals, kept, things)
     patch = eraser.fit(model, concept, torch.Generator().manual_seed(seed), on_step)
     scaled = patch.scale(strength)
     return scaled if scaled is patch else remeasured(model, scaled, patch.facts)
+
+
+def said_of_things(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:
+    """The model's words for things if every concept is a style, which is said of them."""
+    return model.things if concepts and all(_is_style(c) for c in concepts) else ()
+
+
+def _is_style(phrase: str) -> bool:
+    return phrase.lower().split()[-1:] == ["style"]
+
+
+def default_goals(
+    model: Model, concepts: Sequence[str], kept: Sequence[str], things: Sequence[str]
+) -> tuple[str, ...]:
+    """Nothing in particular; for a style said of things, the least alike of the styles kept.
+
+    A model that was taught styles by name draws one of them even where none is asked for.
+    """
+    styles = [k for k in kept if _is_style(k)]
+    if not things or not styles:
+        return ("",)
+    some = evenly(things, THINGS)
+    gram = model.gram()
+
+    def rows(style: str) -> torch.Tensor:
+        return model.encode([said_of(t, style) for t in some]).states.double()
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        off = one - other
+        return ((off @ gram) * off).sum().item()
+
+    known = {style: rows(style) for style in styles}
+    return tuple(max(styles, key=lambda s: apart(rows(c), known[s])) for c in concepts)
 
 
 def _phrases(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ class Concept:
     """What each becomes: one for all, or one per `erase`; "" is the unconditional prompt."""
     keep: tuple[str, ...] = ()
     """Phrases whose meaning must not move."""
+    within: tuple[str, ...] = ()
+    """Things that a style is said of; empty for a concept that stands by itself."""
 
     def __post_init__(self) -> None:
         if not self.erase:

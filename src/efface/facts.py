@@ -10,14 +10,8 @@ from torch import Tensor
 from efface.certificate import Certificate, certificate, drift
 from efface.core import Backbone, Concept
 from efface.linalg import LowRank
+from efface.phrases import judged, unseen
 from efface.tokens import Pairs, aligned, kept
-
-PHRASINGS = ("{}", "a {}", "a picture of a {}")
-"""Ways to name the concept that the certificate covers."""
-OTHER_PHRASING = "an image of a {}"
-"""How kept words are put when drift is measured; fitting never uses it."""
-SAMPLE = 32
-"""Drift is measured on at most about this many of the kept words, evenly taken."""
 
 
 class Ruler:
@@ -30,24 +24,18 @@ class Ruler:
 
     @cached_property
     def judged(self) -> Pairs:
-        """The concept's rows in every phrasing, last word to end, with those they should become."""
-        named = [
-            (p.format(e), g)
-            for e, g in zip(self._concept.erase, self._concept.goals(), strict=True)
-            for p in PHRASINGS
-        ]
+        """The concept's rows as it may be said, last word to end, with those they should become."""
         source, target = (
-            self._model.encode(texts, self._stream) for texts in zip(*named, strict=True)
+            self._model.encode(texts, self._stream)
+            for texts in zip(*judged(self._concept), strict=True)
         )
         return aligned(source, target, "last_to_end")
 
     @cached_property
     def kept(self) -> Float[Tensor, "n width"] | None:
         """Rows of kept words in a phrasing no fit has seen; None where nothing is kept."""
-        words = self._concept.keep[:: max(1, len(self._concept.keep) // SAMPLE)]
-        if not words:
+        if not (prompts := unseen(self._concept)):
             return None
-        prompts = [OTHER_PHRASING.format(w) for w in words]
         return kept(self._model.encode(prompts, self._stream), "all")
 
     def certificate(self, edit: LowRank) -> Certificate:

@@ -219,6 +219,7 @@ def _assemble(story: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
 
 def _concept(told: dict[str, Any]) -> Concept:
     phrases = {key: told.get(key) for key in ("erase", "toward", "keep")}
+    phrases["within"] = told.get("within", [])
     for key, value in phrases.items():
         if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
             raise EffaceError(f"its concept's {key!r} is not a list of phrases")

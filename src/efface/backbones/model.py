@@ -42,6 +42,15 @@ Said = Mapping[str, Encoded]
 """What one prompt gives on every stream."""
 
 
+class Words(NamedTuple):
+    """What a model is known to draw."""
+
+    vocabulary: tuple[str, ...]
+    """Words it should go on drawing, whatever is erased."""
+    things: tuple[str, ...]
+    """Those that name things, which a style can be said of."""
+
+
 class Reader(NamedTuple):
     """A matrix that first consumes a text stream."""
 
@@ -60,7 +69,7 @@ class Model:
         names: Collection[str],
         fetch: Callable[[str], Tensor],
         load_text: Callable[[], TextSide],
-        vocabulary: Sequence[str] = EVERYDAY,
+        words: Words,
         *,
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
@@ -72,8 +81,7 @@ class Model:
         """
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
-        self.vocabulary = tuple(vocabulary)
-        """Words the model should go on drawing, whatever is erased."""
+        self.vocabulary, self.things = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
 
@@ -207,7 +215,7 @@ def open_folder(root: Path) -> Model:
         [f"{component}/{name}" for name in files],
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
-        vocabulary(root),
+        words_of(root),
         frozen=True,
     )
 
@@ -229,15 +237,16 @@ def readers(
     }
 
 
-def vocabulary(root: Path) -> tuple[str, ...]:
+def words_of(root: Path | None) -> Words:
     """The words of the model's `concepts.json`, else everyday ones."""
-    path = root / "concepts.json"
-    if not path.is_file():
-        return EVERYDAY
-    lists = list(Checkpoint.read_json(path).values())
-    if not all(isinstance(words, list) for words in lists):
+    path = None if root is None else root / "concepts.json"
+    if path is None or not path.is_file():
+        return Words(EVERYDAY, EVERYDAY)
+    lists = Checkpoint.read_json(path)
+    if not all(isinstance(words, list) for words in lists.values()):
         raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
-    return tuple(str(w) for words in lists for w in words)
+    every = tuple(str(w) for words in lists.values() for w in words)
+    return Words(every, tuple(map(str, lists.get("concepts", []))))
 
 
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:
@@ -258,5 +267,5 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         tensors,
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
-        vocabulary(Path(origin)) if origin else EVERYDAY,
+        words_of(Path(origin) if origin else None),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface.backbones.checkpoint import resolve
 from efface.backbones.file_parts import load_file_parts
-from efface.backbones.model import Model, open_folder, open_pipeline, readers
+from efface.backbones.model import Model, open_folder, open_pipeline, readers, words_of
 from efface.backbones.single_file import SingleFile
 from efface.backbones.sites import FAMILIES
 from efface.core import EffaceError
@@ -70,6 +70,7 @@ def open_file(file: SingleFile, tokenizer: Path | None = None) -> Model:
         [f"{kind.component}/{name}" for name in stored],
         fetch,
         lambda: kind.text(load_file_parts(file, kind, tokenizer)),
+        words_of(None),
         norms=lambda: (norm for which in kind.encoders for norm in file.norms(which)),
         frozen=True,
     )

@@ -64,6 +64,10 @@ def erase(
         list[str] | None,
         typer.Option(metavar="TEXT", help="What must not change [default: the model's words]."),
     ] = None,
+    within: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Things that a style is said of [default: the model's]."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
     strength: Annotated[float, typer.Option(help="0 is no edit, 1 the edit as fitted.")] = 1.0,
     assigned: Annotated[
@@ -107,8 +111,9 @@ def erase(
         patch = api.erase(
             root,
             *concepts,
-            toward=toward or "",
+            toward=toward or None,
             keep=keep or None,
+            within=within,
             method=method,
             preset=preset,
             strength=strength,

@@ -33,6 +33,7 @@ def told(patch: Patch) -> dict[str, object]:
         "erased": ", ".join(concept.erase),
         "toward": ", ".join(t or "nothing in particular" for t in concept.toward),
         "kept": f"{len(concept.keep)} phrases",
+        "said of": f"{len(concept.within)} things" if concept.within else None,
         "by": patch.eraser.get("name"),
         "strength": strength,
         **_measured(patch.facts),

@@ -70,12 +70,15 @@ class RECE:
     """p of the start."""
     start_ridge: float = 0.5
     """λ of the start."""
+    start_reach: float = 1.0
+    """Length of the start's step, above 0: 1 is the solution, more goes past the goal."""
 
     def __post_init__(self) -> None:
-        if min(self.mu, self.ridge, self.start_ridge) <= 0:
+        steps = (self.mu, self.ridge, self.start_ridge, self.start_reach)
+        if min(steps) <= 0:
             raise EffaceError(
-                "mu, ridge and start_ridge must be above 0: got "
-                f"{self.mu}, {self.ridge} and {self.start_ridge}"
+                "mu, ridge, start_ridge and start_reach must be above 0: got "
+                f"{', '.join(map(str, steps))}"
             )
         weights = (self.keep_weight, self.start_keep_weight, self.word_weight, self.hold_weight)
         if min(*weights, self.drift, self.epochs or 0) < 0:
@@ -101,6 +104,7 @@ class RECE:
             keep_weight=self.start_keep_weight,
             word_weight=self.word_weight,
             ridge=self.start_ridge,
+            reach=self.start_reach,
         )
         edit = start.solve(
             concept_pairs(model, concept, start.rows, stream),
@@ -184,5 +188,7 @@ PRESETS = {
     ),
     "hard-object": RECE("regzero", mu=1e-3, epochs=1, word_weight=1.0, hold_weight=0.0),
     "easy-object": RECE("regzero", mu=0.1, epochs=1, word_weight=1.0, hold_weight=0.0),
+    "within": RECE(epochs=1, word_weight=1.0, start_rows="all", start_reach=1.2),
 }
-"""The paper's settings by task (its section 5 and the released scripts)."""
+"""The paper's settings by task (its section 5 and the released scripts); within, ours: a style as
+said of things."""

@@ -23,6 +23,7 @@ from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank, ridge_map
 from efface.patch import Patch
+from efface.phrases import fitted, held
 from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
 
 COMPRESSION = 1e-6
@@ -45,12 +46,15 @@ class UCE:
     """Weight of each kept word's rows against the empty prompt's, from 0; 1 is the paper's code."""
     ridge: float = 0.5
     """λ, above 0. Higher keeps everything nearer to the original, the concept too."""
+    reach: float = 1.0
+    """Length of the step, above 0: 1 is the solution, more goes past the goal."""
 
     def __post_init__(self) -> None:
-        if min(self.erase_weight, self.ridge) <= 0 or min(self.keep_weight, self.word_weight) < 0:
+        steps = (self.erase_weight, self.ridge, self.reach)
+        if min(steps) <= 0 or min(self.keep_weight, self.word_weight) < 0:
             raise EffaceError(
-                "erase_weight and ridge must be above 0, keep_weight and word_weight not below: "
-                f"{self.erase_weight}, {self.ridge}, {self.keep_weight} and {self.word_weight}"
+                "erase_weight, ridge and reach must be above 0, keep_weight and word_weight not "
+                f"below: {', '.join(map(str, (*steps, self.keep_weight, self.word_weight)))}"
             )
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
@@ -63,7 +67,8 @@ class UCE:
             keep = kept_rows(model, concept, self.rows, self.word_weight, stream)
             edit = self.solve(joined(blocks), keep)
             if self.technique == "tensor":
-                edits += tensor_edits(model, blocks, self.erase_weight**0.5 * edit.b, stream)
+                right = self.reach * self.erase_weight**0.5 * edit.b
+                edits += tensor_edits(model, blocks, right, stream)
                 continue
             edit = edit.compress(COMPRESSION)
             maps.append(PromptMap(stream, edit.a.float(), edit.b.float()))
@@ -74,7 +79,7 @@ class UCE:
 
     def solve(self, pairs: Pairs, keep: Float[Tensor, "k width"]) -> LowRank:
         """T for these rows (section 4.1 of the paper, with W taken out)."""
-        return ridge_map(
+        solution = ridge_map(
             pairs.rows,
             pairs.goals,
             keep,
@@ -82,12 +87,13 @@ class UCE:
             keep_weight=self.keep_weight,
             ridge=self.ridge,
         )
+        return solution.scale(self.reach)
 
 
 def phrase_pairs(model: Backbone, concept: Concept, policy: RowPolicy, stream: str) -> list[Pairs]:
     """Rows of every phrase to erase with the rows they become, phrase by phrase."""
-    source, target = model.encode(concept.erase, stream), model.encode(concept.goals(), stream)
-    check_spoken(source, concept.erase)
+    check_spoken(model.encode(concept.erase, stream), concept.erase)
+    source, target = (model.encode(texts, stream) for texts in zip(*fitted(concept), strict=True))
     return [
         aligned(one, other, policy) for one, other in zip(each(source), each(target), strict=True)
     ]
@@ -105,7 +111,7 @@ def kept_rows(
 
     A row scaled by √w counts w times in the solve.
     """
-    empty, *words = each(model.encode(("", *concept.keep), stream))
+    empty, *words = each(model.encode(("", *held(concept)), stream))
     rows = [word_weight**0.5 * kept(word, policy) for word in words]
     nothing = kept(empty, policy)
     return torch.cat([nothing[:0] if policy == "last" else nothing, *rows])
@@ -137,6 +143,7 @@ PRESETS = {
     "paper": UCE(),
     "current-code": UCE(rows="last"),
     "style": UCE(keep_weight=0.1),
+    "within": UCE(rows="all", reach=1.2),
 }
 """paper: the published results' code; current-code: the repository today; style: with an artists'
-keep list."""
+keep list; within, ours: a style as said of things."""

@@ -1,0 +1,68 @@
+"""What is said of a concept: to fit its erasing, and to measure it.
+
+A thing is erased as it is named. A style is said of things ("a cat in blob style"): named alone it
+gives rows that no such prompt has, so it is erased within phrases that name a thing, and the same
+things are held without it and with what else is kept.
+"""
+
+from collections.abc import Sequence
+
+from efface.core import Concept
+
+PHRASINGS = ("{}", "a {}", "a picture of a {}")
+"""Ways to name the concept that the certificate covers."""
+OTHER_PHRASING = "an image of a {}"
+"""How kept words are put when drift is measured; fitting never uses it."""
+SAMPLE = 32
+"""Drift is measured on at most about this many of the kept words, evenly taken."""
+THINGS = 8
+"""The certificate of a style covers it as said of at most about this many things."""
+SHARE = 3
+"""A thing is held with one in so many of what else is kept; in turn, all things hold all."""
+Pair = tuple[str, str]
+"""A phrase and what it becomes."""
+
+
+def said_of(thing: str, style: str) -> str:
+    """A thing in a style; in none if that is empty."""
+    return f"a {thing} in {style}" if style else f"a {thing}"
+
+
+def fitted(concept: Concept) -> list[Pair]:
+    """Phrases to erase, each with what it becomes."""
+    pairs = list(zip(concept.erase, concept.goals(), strict=True))
+    if not concept.within:
+        return pairs
+    return [(said_of(t, e), said_of(t, g)) for e, g in pairs for t in concept.within]
+
+
+def held(concept: Concept) -> list[str]:
+    """Phrases whose rows must not move."""
+    if not concept.within:
+        return list(concept.keep)
+    others = [k for k in concept.keep if k not in concept.within]
+    return [
+        phrase
+        for i, thing in enumerate(concept.within)
+        for phrase in (said_of(thing, ""), *(said_of(thing, o) for o in others[i % SHARE :: SHARE]))
+    ]
+
+
+def judged(concept: Concept) -> list[Pair]:
+    """Phrases that the certificate covers, each with what it becomes."""
+    pairs = list(zip(concept.erase, concept.goals(), strict=True))
+    if not concept.within:
+        return [(p.format(e), g) for e, g in pairs for p in PHRASINGS]
+    return [
+        (said_of(t, e), said_of(t, g)) for e, g in pairs for t in evenly(concept.within, THINGS)
+    ]
+
+
+def unseen(concept: Concept) -> list[str]:
+    """Kept words in a phrasing that no fit has seen."""
+    return [OTHER_PHRASING.format(word) for word in evenly(concept.keep, SAMPLE)]
+
+
+def evenly(words: Sequence[str], most: int) -> Sequence[str]:
+    """About `most` of the words, evenly taken."""
+    return words[:: max(1, len(words) // most)]
