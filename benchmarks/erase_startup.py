@@ -34,7 +34,7 @@ def edit_seconds() -> list[float]:
     import torch
 
     from efface.api import everyday
-    from efface.backbones.model import open_model
+    from efface.backbones.open import open_model
     from efface.core import Concept
     from efface.erasers import build
 

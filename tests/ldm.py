@@ -163,12 +163,12 @@ def _clip(kind: str, vocab: int, layers: int, act: str, seed: int) -> Any:
         return filled(getattr(transformers, kind)(config), seed)
 
 
-def t5(seed: int = 0) -> Any:
+def t5(seed: int = 0, vocab: int = 50, width: int = 16) -> Any:
     """A random T5 encoder."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
-        vocab_size=50, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_heads=3,
+        vocab_size=vocab, d_model=width, d_kv=6, d_ff=24, num_layers=2, num_heads=3,
         relative_attention_num_buckets=8, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     with torch.random.fork_rng():

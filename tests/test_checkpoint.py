@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from efface.backbones.checkpoint import BUNDLED, Checkpoint, bundled, resolve
-from efface.backbones.model import Model, open_folder, open_model, open_pipeline
+from efface.backbones.model import Model, open_folder, open_pipeline
+from efface.backbones.open import open_model
 from efface.backbones.pipeline import draw, load_pipeline
 from efface.core import Case, EffaceError, same_base
 from tests.equal import bits
@@ -214,6 +215,15 @@ def test_models_of_other_kinds(
         open_model(str(folder))
 
 
+def test_quantised_denoiser_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path)
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    held = load_file(file)
+    save_file(held | {KEY: torch.zeros_like(held[KEY], dtype=torch.uint8)}, file)
+    with pytest.raises(EffaceError, match=f"^{file}: '{KEY}' is stored as U8, .*unquantised"):
+        assert open_folder(folder).fingerprint
+
+
 def test_denoiser_that_reads_no_text(tiny: Path, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path)
     file = folder / "unet/diffusion_pytorch_model.safetensors"
@@ -251,6 +261,22 @@ def test_resolve_refuses_nonsense(spec: str, tmp_path: Path, monkeypatch: Any) -
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EffaceError, match="diffusers folder"):
         resolve(spec)
+
+
+def test_resolve_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"never opened")
+    assert resolve(str(path)) == path
+    monkeypatch.chdir(tmp_path)
+    assert resolve("model.safetensors") == Path("model.safetensors")
+    for name, reason in {
+        "no.safetensors": "does not exist",
+        "owner/model.safetensors": "does not exist",
+        "model.ckpt": "a pickle",
+        "model.gguf": "no .safetensors file",
+    }.items():
+        with pytest.raises(EffaceError, match=f"^{name} .*{reason}"):
+            resolve(name)
 
 
 def test_resolve_hub_id_offline() -> None:

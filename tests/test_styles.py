@@ -8,7 +8,8 @@ import torch
 
 import efface
 from efface.api import default_goals
-from efface.backbones.model import Model, open_model
+from efface.backbones.model import Model
+from efface.backbones.open import open_model
 from efface.core import Concept, EffaceError
 from efface.linalg import LowRank
 from efface.phrases import SHARE, fitted, held, judged, unseen

@@ -90,13 +90,17 @@ def _fill(part: nn.Module, rng: torch.Generator) -> None:
             tensor.copy_(0.1 * noise + (1.0 if name.endswith("weight") else 0.0))
 
 
-def _tokenizer() -> Any:
-    """CLIP's byte-level BPE: every byte, every byte that ends a word, and a few merges."""
+def _tokenizer(*, special_last: bool = False) -> Any:
+    """CLIP's byte-level BPE: every byte, every byte that ends a word, and a few merges.
+
+    `special_last`: numbered as OpenAI's, "!" first and the end token last.
+    """
     from transformers import CLIPTokenizer
 
     letters = _bytes_as_letters()
     merged = [merge.replace(" ", "") for merge in MERGES]
-    tokens = [*SPECIAL, *letters, *(letter + "</w>" for letter in letters), *merged]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *merged]
+    tokens = [*tokens, *SPECIAL] if special_last else [*SPECIAL, *tokens]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=[tuple(merge.split()) for merge in MERGES],  # type: ignore[misc]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from efface.backbones.model import Model, open_model
+from efface.backbones.model import Model
+from efface.backbones.open import open_model
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.erasers import build, presets
 from efface.facts import Ruler, summary
@@ -39,20 +40,22 @@ def erase(
     preset: str | None = None,
     strength: float = 1.0,
     seed: int = 0,
+    tokenizer: str | Path | None = None,
     on_step: OnStep = quiet,
     **settings: Any,
 ) -> Patch:
     """Fit the patch that erases `concepts` from a model; the model is left alone.
 
-    `source`: "emoji", a diffusers folder, a hub id or a loaded pipeline. `toward`: what concepts
-    become, "" for nothing in particular; None means "", or for a style the least alike of the
-    model's other styles. `keep`: phrases that must not change; None means the model's own list of
-    everyday words, less those that mean the concept. `within`: things that a style is said of;
-    None means the model's words for things if each concept ends in "style". `strength`: 0 is no
-    edit, 1 the edit as fitted; what the patch tells is measured at it. `preset`: None means the
-    defaults, or for a style the method's preset "within". `settings`: fields of the method.
+    `source`: "emoji", a diffusers folder, a checkpoint file, a hub id or a loaded pipeline.
+    `toward`: what concepts become, "" for nothing in particular; None means "", or for a style the
+    least alike of the model's other styles. `keep`: phrases that must not change; None means the
+    model's own list of everyday words, less those that mean the concept. `within`: things that a
+    style is said of; None means the model's words for things if each concept ends in "style".
+    `strength`: 0 is no edit, 1 the edit as fitted. `preset`: None means the defaults, or for a
+    style the method's preset "within". `tokenizer`: for a checkpoint file, a diffusers folder of
+    the same family if Hugging Face's cache has no tokenizer. `settings`: fields of the method.
     """
-    model = open_model(source)
+    model = open_model(source, tokenizer)
     kept = everyday(model, concepts) if keep is None else _phrases(keep)
     things = said_of_things(model, concepts) if within is None else _phrases(within)
     if preset is None and things and "within" in presets(method):

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from efface.backbones.checkpoint import Checkpoint
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
+from efface.backbones.tensor_file import Stored, TensorFile
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder
 from efface.patch import Patch
@@ -34,6 +35,7 @@ class Exported(NamedTuple):
 
     files: int
     tensors: int
+    """How many were edited."""
     bytes: int
     left_out: list[str]
 
@@ -71,8 +73,7 @@ def export_folder(
         raise EffaceError(f"{target} is the model itself: choose another folder")
     model, checkpoint = open_folder(root), Checkpoint(root)
     checkpoint.check()
-    names = {f"{model.component}/{n}" for n in checkpoint.where(model.component)}
-    merge = Merge(patches, model.fingerprint, model.where, names)
+    merge = Merge(patches, model.fingerprint, model.where, model.names)
     files, left_out = _sort(root, model.component)
     mark = secrets.token_hex(8)
     fresh, old = (target.with_name(f".efface-{mark}.{kind}") for kind in ("new", "old"))
@@ -85,8 +86,8 @@ def export_folder(
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, copy)
             if file.parts[0] == model.component and file.suffix == ".safetensors":
-                changed += _rewrite(checkpoint, copy, model.component, merge)
-        _tell(fresh / STORY, patches)
+                changed += _rewrite(checkpoint.open(root / file), copy, model.component, merge)
+        (fresh / STORY).write_text(told(patches) + "\n", encoding="utf-8")
         size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
         _swap(fresh, target, old)
     finally:
@@ -115,33 +116,31 @@ def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
     return files, left_out
 
 
-def _rewrite(checkpoint: Checkpoint, file: Path, component: str, merge: Merge) -> int:
-    """Overwrite the edited tensors of one safetensors file; returns how many."""
-    with Checkpoint.open(file) as tensors:
-        names = sorted(n for n in tensors.keys() if f"{component}/{n}" in merge.changed)  # noqa: SIM118
-    with file.open("r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        for name in names:
-            start, end = header[name]["data_offsets"]
-            data = _bytes(merge.weight(f"{component}/{name}", checkpoint.tensor(file, name)))
-            assert len(data) == end - start
-            stream.seek(8 + length + start)
-            stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _rewrite(held: TensorFile, copy: Path, component: str, merge: Merge) -> int:
+    """Overwrite the edited tensors in the copy of a safetensors file; returns how many."""
+
+    def new(name: str) -> Tensor:
+        return merge.weight(f"{component}/{name}", held.read(name))
+
+    names = sorted(n for n in held.header if f"{component}/{n}" in merge.changed)
+    overwrite(copy, ((held.header[n], new(n)) for n in names))
     return len(names)
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    if not tensor.isfinite().all():
-        raise EffaceError("a merged weight is not finite: the patch does not fit this model")
-    raw: bytes = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return raw
+def overwrite(copy: Path, tensors: Iterable[tuple[Stored, Tensor]]) -> None:
+    """Write tensors, one at a time, where they are stored in a copy of their file."""
+    with copy.open("r+b") as stream:
+        for stored, tensor in tensors:
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            assert len(data) == stored.stop - stored.start
+            stream.seek(stored.start)
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
-def _tell(path: Path, patches: Sequence[Patch]) -> None:
-    """Say what was merged, in order."""
+def told(patches: Sequence[Patch]) -> str:
+    """What was merged, in order, as JSON."""
     story: list[dict[str, Any]] = [
         {
             "erase": p.concept.erase,
@@ -152,7 +151,7 @@ def _tell(path: Path, patches: Sequence[Patch]) -> None:
         }
         for p in patches
     ]
-    path.write_text(json.dumps({"patches": story}, indent=1) + "\n", encoding="utf-8")
+    return json.dumps({"patches": story}, indent=1)
 
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:

@@ -1,25 +1,28 @@
 """Patches as LoRA: for every changed matrix W, factors with up · down = W′ − W.
 
-A prompt map needs no approximation: W T − W = (W a) bᵀ, so `up` is W a and every matrix of a
-stream shares `down` = bᵀ. Other changes are cut to a rank by truncated SVD (Eckart and Young) and
-the error is told. Rank and alpha are equal, which means strength 1 to every loader; matrices of
-lower rank are padded with zeros, since loaders disagree on ranks that differ.
+A prompt map needs no approximation: W T − W = (W a) bᵀ. Other changes are cut to a rank by
+truncated SVD (Eckart and Young) and the error is told. Rank and alpha are equal, which means
+strength 1 to every loader; matrices of lower rank are padded with zeros, since loaders disagree on
+ranks that differ.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from efface.backbones.merge import Merge
 from efface.backbones.model import Model
-from efface.core import EffaceError
+from efface.core import EffaceError, OnStep
 from efface.patch import Patch, stack
 
 DENSE_RANK = 64
 """Rank that a change without factors is cut to."""
+ROUND_OFF = 1e-10
+"""Singular values below this share of the largest are what arithmetic left, not the change's."""
 
 
 class Factors(NamedTuple):
@@ -32,48 +35,52 @@ class Factors(NamedTuple):
 
 
 def factorise(
-    model: Model,
-    patches: Sequence[Patch],
-    weight: Callable[[str], Tensor],
-    names: Sequence[str],
-    rank: int = DENSE_RANK,
+    model: Model, patches: Sequence[Patch], on_step: OnStep, rank: int = DENSE_RANK
 ) -> dict[str, Factors]:
-    """Factors of every tensor that `patches` change, by component/name.
-
-    `weight` fetches a tensor of the denoiser, `names` are all it has.
-    """
-    merge = Merge(patches, model.fingerprint, model.where, names)
+    """Factors of every tensor that `patches` change, by component/name, all of one rank."""
+    merge = Merge(patches, model.fingerprint, model.where, model.names)
     mapped = stack(patches).maps if not any(p.edits for p in patches) else ()
     maps = {m.encoder: m for m in mapped}
     found: dict[str, Factors] = {}
-    for name in sorted(merge.changed):
-        old = weight(name).detach().cpu()
+    names = sorted(merge.changed)
+    for i, name in enumerate(names):
+        on_step("factorising", i, len(names))
+        old = model.weight(name).detach().cpu().double()
         if old.ndim != 2:
-            raise EffaceError(f"the patch changes {name}, which is no matrix: LoRA cannot hold it")
+            raise EffaceError(
+                f"the patch changes {name}, which is no matrix, and LoRA cannot hold it: "
+                "export the whole model"
+            )
         reader = model.where.get(name)
         if reader and reader.stream in maps:
             m, width = maps[reader.stream], reader.width or old.shape[1]
-            down = torch.nn.functional.pad(m.b.double().T, (0, old.shape[1] - width))
-            found[name] = Factors(old[:, :width].double() @ m.a.double(), down, 0.0)
+            down = pad(m.b.double().T, (0, old.shape[1] - width))
+            found[name] = balanced(old[:, :width] @ m.a.double(), down)
         else:
-            wide = old.double()
-            found[name] = truncated(merge.weight(name, wide) - wide, rank)
+            found[name] = truncated(merge.weight(name, old) - old, rank)
+    on_step("factorising", len(names), len(names))
     return _of_one_rank(found)
+
+
+def balanced(up: Float[Tensor, "out rank"], down: Float[Tensor, "rank width"]) -> Factors:
+    """The same product from columns and rows of equal norms, which half precision holds best."""
+    one, other = up.norm(dim=0), down.norm(dim=1)
+    share = torch.where((one > 0) & (other > 0), (other / one).sqrt(), 1.0)
+    return Factors(up * share, down / share[:, None], 0.0)
 
 
 def truncated(change: Float[Tensor, "out width"], rank: int) -> Factors:
     """The nearest change of at most `rank`."""
     left, values, right = torch.linalg.svd(change, full_matrices=False)
-    root = values[:rank].sqrt()
-    lost, whole = values[rank:].norm(), values.norm()
-    return Factors(
-        left[:, :rank] * root, root[:, None] * right[:rank], (lost / whole).item() if whole else 0.0
-    )
+    kept = min(rank, int((values > ROUND_OFF * values[:1]).sum()))
+    root = values[:kept].sqrt()
+    lost, whole = values[kept:].norm(), values.norm()
+    error = (lost / whole).item() if whole > 0 else 0.0
+    return Factors(left[:, :kept] * root, root[:, None] * right[:kept], error)
 
 
 def _of_one_rank(found: Mapping[str, Factors]) -> dict[str, Factors]:
-    rank = max((len(f.down) for f in found.values()), default=0)
-    pad = torch.nn.functional.pad
+    rank = max([1, *(len(f.down) for f in found.values())])
     return {
         name: Factors(pad(up, (0, rank - len(down))), pad(down, (0, 0, 0, rank - len(down))), error)
         for name, (up, down, error) in found.items()
@@ -90,16 +97,15 @@ def diffusers_form(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
     return tensors
 
 
-def kohya_form(factors: Mapping[str, Factors], ldm: Callable[[str], str]) -> dict[str, Tensor]:
+def kohya_form(factors: Mapping[str, Factors], modules: Mapping[str, str]) -> dict[str, Tensor]:
     """Tensors for WebUI and ComfyUI: lora_unet_(module).lora_down.weight, .lora_up.weight, .alpha.
 
-    `ldm` turns a denoiser's tensor name into the one of the original single-file layout.
+    `modules`: the name of the tensor that the tools know, for each component/name.
     """
     tensors: dict[str, Tensor] = {}
     for name, (up, down, _) in factors.items():
-        bare = ldm(name.partition("/")[2]).removesuffix(".weight")
-        module = bare.removeprefix("model.diffusion_model.").replace(".", "_")
-        tensors[f"lora_unet_{module}.lora_down.weight"] = down.float().contiguous()
-        tensors[f"lora_unet_{module}.lora_up.weight"] = up.float().contiguous()
-        tensors[f"lora_unet_{module}.alpha"] = torch.tensor(float(len(down)))
+        module = f"lora_unet_{modules[name].removesuffix('.weight').replace('.', '_')}"
+        tensors[f"{module}.lora_down.weight"] = down.float().contiguous()
+        tensors[f"{module}.lora_up.weight"] = up.float().contiguous()
+        tensors[f"{module}.alpha"] = torch.tensor(float(len(down)))
     return tensors

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from efface.backbones.single_file import PICKLES, check_path
+from efface.backbones.tensor_file import TensorFile
 from efface.core import EffaceError
 
 DAMAGE = (
@@ -32,6 +34,8 @@ COMPONENTS = ("unet", "transformer")
 """Where a pipeline may hold its denoiser."""
 BUNDLED = Path(__file__).parents[1] / "models"
 """Folder of the models that ship with efface."""
+FILES = (".safetensors", ".gguf", *PICKLES)
+"""How the names of single files end, those that are refused too."""
 
 
 def bundled() -> dict[str, Path]:
@@ -40,12 +44,15 @@ def bundled() -> dict[str, Path]:
 
 
 def resolve(spec: str) -> Path:
-    """The local folder of a bundled name, a diffusers folder or a hub id."""
+    """The local folder of a bundled name, a diffusers folder or a hub id; or a checkpoint file."""
     if spec in bundled():
         return bundled()[spec]
     try:
         path = Path(spec).expanduser()
         if (path / "model_index.json").is_file():
+            return path
+        if path.is_file() or path.suffix.lower() in FILES:
+            check_path(path)
             return path
         there = path.exists()
     except (OSError, RuntimeError) as error:  # a name too long, no such user's home
@@ -56,9 +63,19 @@ def resolve(spec: str) -> Path:
         )
     if spec.count("/") != 1 or spec.startswith((".", "/", "~")):
         raise EffaceError(
-            f"no model {spec!r}: give a diffusers folder, a hub id (owner/name) or 'emoji'"
+            f"no model {spec!r}: give a diffusers folder, a checkpoint file, a hub id (owner/name) "
+            "or 'emoji'"
         )
     return _from_hub(spec)
+
+
+def check_drawable(path: Path) -> None:
+    """Refuse a single file where a whole pipeline is needed."""
+    if path.is_file():
+        raise EffaceError(
+            f"{path} is a single file, and pictures are drawn from diffusers folders: export the "
+            "patch into the file, and draw with the tool that you use it in"
+        )
 
 
 def _from_hub(spec: str) -> Path:
@@ -83,6 +100,7 @@ class Checkpoint:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._opened: dict[Path, TensorFile] = {}
 
     @cached_property
     def index(self) -> Mapping[str, Any]:
@@ -179,26 +197,16 @@ class Checkpoint:
 
     def where(self, component: str) -> dict[str, Path]:
         """Tensor name -> file, for every tensor of a component."""
-        found: dict[str, Path] = {}
-        for file in self.files(component):
-            with self.open(file) as tensors:
-                found |= dict.fromkeys(tensors.keys(), file)
-        return found
+        return {name: file for file in self.files(component) for name in self.open(file).header}
 
     def tensor(self, file: Path, name: str) -> Tensor:
         """One tensor as it is stored."""
-        with self.open(file) as tensors:
-            found: Tensor = tensors.get_tensor(name)
-            return found
+        return self.open(file).read(name)
 
-    @staticmethod
-    def open(file: Path) -> Any:
-        """A safetensors reader, or one sentence on why there is none."""
-        try:
-            return safe_open(file, framework="pt")
-        except FileNotFoundError as error:
-            raise EffaceError(f"{file} is missing: the model folder is incomplete") from error
-        except (SafetensorError, OSError) as error:
-            raise EffaceError(
-                f"{file} is truncated or not safetensors ({error}): download it again"
-            ) from error
+    def open(self, file: Path) -> TensorFile:
+        """A reader of a safetensors file, or one sentence on why there is none."""
+        if file not in self._opened:
+            if not file.exists():
+                raise EffaceError(f"{file} is missing: the model folder is incomplete")
+            self._opened[file] = TensorFile(file)
+        return self._opened[file]

@@ -37,9 +37,16 @@ class TextEncoder(NamedTuple):
     """Its state dict as the installed transformers names it, in the file's precision."""
 
     def build(self, dtype: torch.dtype = torch.float32) -> Any:
-        """The model, every tensor of it from the file."""
+        """The model, every tensor of it from the file.
+
+        As transformers reads it: in half precision it keeps some of T5's layers in full.
+        """
         model = _blank(self.model, self.config)
-        state = {name: tensor.to(dtype) for name, tensor in self.state.items()}
+        wide = model._keep_in_fp32_modules or () if dtype == torch.float16 else ()
+        state = {
+            name: tensor.to(torch.float32 if set(wide) & set(name.split(".")) else dtype)
+            for name, tensor in self.state.items()
+        }
         model.load_state_dict(state, strict=True, assign=True)
         for module in model.modules():
             if isinstance(found := getattr(module, "position_ids", None), Tensor):

@@ -1,24 +1,25 @@
 """The half of a model that closed-form erasing needs: tokenizers, text encoders, text readers.
 
 A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live
-pipeline, whose own tensors are used. Both give the same numbers and the same fingerprint.
+pipeline, whose own tensors are used; from a single file, see `efface.backbones.open`. All give the
+same numbers and the same fingerprint.
 """
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.backbones.checkpoint import COMPONENTS, Checkpoint, resolve
+from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
-from efface.backbones.sites import Family, family, reader_names
+from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
 from efface.core import EffaceError, Ellipsoid, Encoded
 from efface.tokens import each, together
@@ -65,18 +66,21 @@ class Model:
         self,
         kind: Family,
         where: Mapping[str, Reader],
+        names: Collection[str],
         fetch: Callable[[str], Tensor],
         load_text: Callable[[], TextSide],
         words: Words,
         *,
+        norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
     ) -> None:
-        """`where`: names of the readers; `fetch`: a tensor of the denoiser by name.
+        """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
-        `frozen`: nobody else holds the text encoders, so what they said once they will say again.
+        `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
+        nobody else holds the text encoders, so what they said once they will say again.
         """
-        self.kind, self.where = kind, where
-        self._fetch, self._load_text = fetch, load_text
+        self.kind, self.where, self.names = kind, where, names
+        self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self.vocabulary, self.things = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
@@ -106,6 +110,10 @@ class Model:
             if reader.stream == stream:
                 yield name, self._fetch(name)[:, : reader.width]
 
+    def weight(self, name: str) -> Tensor:
+        """A tensor of the denoiser, by component/name."""
+        return self._fetch(name)
+
     def _check(self, stream: str) -> None:
         if stream not in self.streams:
             raise EffaceError(
@@ -129,6 +137,9 @@ class Model:
         """The tensors that say which model this is."""
         for stream in self.streams:
             yield from (weight for _, weight in self.readers(stream))
+        if self._norms is not None:
+            yield from self._norms()
+            return
         for encoder in self.text.encoders:
             yield from encoder.norm.parameters()
 
@@ -182,15 +193,6 @@ class Model:
         return self.text.ellipsoids()[stream]
 
 
-def open_model(source: "str | Path | DiffusionPipeline") -> Model:
-    """The text side of a bundled name, folder, hub id or live pipeline."""
-    return (
-        open_folder(resolve(str(source)))
-        if isinstance(source, str | Path)
-        else open_pipeline(source)
-    )
-
-
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
     checkpoint = Checkpoint(root)
@@ -204,7 +206,13 @@ def open_folder(root: Path) -> Model:
 
     return Model(
         kind,
-        readers(kind, files, lambda: checkpoint.config(component), str(root)),
+        readers(
+            kind,
+            files,
+            lambda site: site.width and site.width(checkpoint.config(component)),
+            str(root),
+        ),
+        [f"{component}/{name}" for name in files],
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         words_of(root),
@@ -214,13 +222,16 @@ def open_folder(root: Path) -> Model:
 
 def readers(
     kind: Family,
-    names: Sequence[str] | Mapping[str, Any],
-    config: Callable[[], Mapping[str, Any]],
+    names: Collection[str],
+    width: Callable[[Site], int | None],
     model: str,
 ) -> dict[str, Reader]:
-    """Every matrix that reads text, as component/name, stream by stream."""
+    """Every matrix that reads text, as component/name, stream by stream.
+
+    `width`: the columns that read the stream, where a site's matrices read more; else None.
+    """
     return {
-        f"{kind.component}/{name}": Reader(stream, site.width and site.width(config()))
+        f"{kind.component}/{name}": Reader(stream, width(site))
         for stream, site in kind.streams.items()
         for name in reader_names(kind, stream, names, model)
     }
@@ -252,7 +263,8 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     origin = pipe.config.get("_name_or_path")
     return Model(
         kind,
-        readers(kind, bare, lambda: denoiser.config, name),
+        readers(kind, bare, lambda site: site.width and site.width(denoiser.config), name),
+        tensors,
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
         words_of(Path(origin) if origin else None),

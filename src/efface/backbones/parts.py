@@ -1,5 +1,6 @@
 """Tokenizers and text encoders of a diffusers folder, loaded with transformers alone."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,15 +48,18 @@ def _class(checkpoint: Checkpoint, part: str) -> str:
 
 
 def _tokenizer(checkpoint: Checkpoint, part: str, named: str) -> Any:
+    checkpoint.check_tokenizer(part)
+    return read_tokenizer(checkpoint.root / part, named)
+
+
+def read_tokenizer(folder: Path, named: str) -> Any:
+    """The tokenizer of a class of TOKENIZERS that a folder holds."""
     import transformers
 
-    checkpoint.check_tokenizer(part)
     try:
-        return getattr(transformers, named).from_pretrained(
-            checkpoint.root / part, local_files_only=True
-        )
+        return getattr(transformers, named).from_pretrained(folder, local_files_only=True)
     except (*DAMAGE, ImportError) as error:
-        raise EffaceError(f"{checkpoint.root / part} does not load ({error})") from error
+        raise EffaceError(f"{folder} does not load ({error})") from error
 
 
 def _encoder(checkpoint: Checkpoint, part: str, named: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL.Image import Image
 
-from efface.backbones.checkpoint import DAMAGE, Checkpoint, resolve
+from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
 from efface.core import Case, EffaceError, OnStep
@@ -19,6 +19,7 @@ from efface.patch import Patch
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     """The pipeline of a bundled name, folder or hub id; float32 unless `options` say else."""
     root = resolve(spec)
+    check_drawable(root)
     checkpoint = Checkpoint(root)
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
@@ -117,13 +118,12 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     model = open_pipeline(pipe)
     component = model.component
     denoiser = getattr(pipe, component)
-    weights = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
-    merge = Merge(patches, model.fingerprint, model.where, weights)
+    merge = Merge(patches, model.fingerprint, model.where, model.names)
     shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
     view = copy.deepcopy(denoiser, shared)
     for name in merge.changed:
         owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
-        new = torch.nn.Parameter(merge.weight(name, weights[name]), requires_grad=False)
+        new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
         setattr(view.get_submodule(owner), leaf, new)
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
     setattr(erased, component, view)

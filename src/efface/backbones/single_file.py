@@ -29,7 +29,7 @@ class SingleFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _check_path(self.path)
+        check_path(self.path)
         self._file = TensorFile(self.path)
         self.header = self._file.header
         """Tensor name -> stored dtype and shape."""
@@ -98,6 +98,13 @@ class SingleFile:
 
     def text_encoder(self, which: str = "text_encoder") -> TextEncoder:
         """A text encoder, all of its tensors read."""
+        layout = self._layout(which)
+        config, found = fit(layout, self.shapes, str(self.path))
+        read = {stored: self.tensor(stored) for stored in {p.stored for p in found.values()}}
+        state = {name: piece.of(read[piece.stored]) for name, piece in found.items()}
+        return TextEncoder(layout.model, config, state)
+
+    def _layout(self, which: str) -> Layout:
         held = self.text_encoders()
         if which not in held:
             there = f"its encoders are {', '.join(held)}" if held else "it holds none"
@@ -105,10 +112,20 @@ class SingleFile:
                 f"{self.path} holds no {which} ({there}): "
                 "give the diffusers folder of the model instead"
             )
-        config, found = fit(held[which], self.shapes, str(self.path))
-        read = {stored: self.tensor(stored) for stored in {p.stored for p in found.values()}}
-        state = {name: piece.of(read[piece.stored]) for name, piece in found.items()}
-        return TextEncoder(held[which].model, config, state)
+        return held[which]
+
+    def norms(self, which: str) -> list[Tensor]:
+        """Weight and bias, if it has one, of the norm that an encoder's last states leave."""
+        layout = self._layout(which)
+        _, found = fit(layout, self.shapes, str(self.path))
+        ends = [f"final_layer_norm.{kind}" for kind in ("weight", "bias")]
+        names = [n for end in ends for n in found if n.endswith(end)]
+        return [self.tensor(found[name].stored) for name in names]
+
+    def projected_width(self, which: str = "text_encoder_2") -> int:
+        """Numbers in an encoder's pooled row."""
+        config, _ = fit(self._layout(which), self.shapes, str(self.path))
+        return int(config["projection_dim"])
 
     def tokenizer_folder(self, given: Path | None = None, which: str = "tokenizer") -> Path:
         """Where the tokenizer lies: in a folder given by the user, else in Hugging Face's cache.
@@ -124,7 +141,7 @@ class SingleFile:
             raise EffaceError(
                 f"{given} holds no {which}: give a diffusers folder of the same family"
             )
-        remedy = "give a diffusers folder of the same family"
+        remedy = "give a diffusers folder of the same family that has it with --tokenizer"
         if self._reads_clip(which):
             if cached := _cached_tokenizer():
                 return cached
@@ -136,7 +153,8 @@ class SingleFile:
         return not any(a.which == encoder and a.style == "t5" for a in LAYOUTS[self.kind])
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Refuse what is no safetensors file, by its name and without opening it."""
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise EffaceError(

@@ -93,8 +93,13 @@ class TensorFile:
         return length
 
     def read(self, name: str) -> Tensor:
-        """One tensor as it is stored, of one of the dtypes in FLOATS."""
+        """One tensor as it is stored."""
         dtype, shape, start, stop = self.header[name]
+        if dtype not in FLOATS:
+            raise EffaceError(
+                f"{self.path}: {name!r} is stored as {dtype}, which is no float: "
+                "give an unquantised model"
+            )
         try:
             with self.path.open("rb") as file:
                 now = os.fstat(file.fileno())

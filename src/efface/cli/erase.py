@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from efface.cli import show
-from efface.cli.options import Force, Json, Model
+from efface.cli.options import Force, Json, Model, Tokenizer
 
 
 class WithSettings(TyperCommand):
@@ -77,6 +77,7 @@ def erase(
     grid: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw before and after into this file.")
     ] = None,
+    tokenizer: Tokenizer = None,
     help_method: Annotated[
         str | None, typer.Option(metavar="METHOD", help="List a method's settings and leave.")
     ] = None,
@@ -89,7 +90,7 @@ def erase(
     """
     started = time.perf_counter()
     from efface import api, erasers, settings
-    from efface.backbones.checkpoint import resolve
+    from efface.backbones.checkpoint import check_drawable, resolve
     from efface.cli.pictures import before_after
     from efface.cli.story import story, told
     from efface.core import EffaceError
@@ -103,6 +104,8 @@ def erase(
     words = {name: value for name, _, value in (a.partition("=") for a in assigned or [])}
     given = settings.parse(method, erasers.find(method), words)
     root = resolve(model)
+    if grid is not None:
+        check_drawable(root)
     show.quiet_loading()
     with show.progress() as on_step:
         patch = api.erase(
@@ -114,6 +117,7 @@ def erase(
             method=method,
             preset=preset,
             strength=strength,
+            tokenizer=tokenizer,
             on_step=on_step,
             **given,
         )

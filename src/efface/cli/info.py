@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from efface.cli import show
-from efface.cli.options import Force, Json
+from efface.cli.options import Force, Json, Tokenizer
 
 
 def info(
@@ -18,6 +18,7 @@ def info(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model it was fitted on.")
     ] = None,
+    tokenizer: Tokenizer = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -36,10 +37,12 @@ def info(
     found = load(patch)
     size = local(patch).stat().st_size
     if plot is not None and model is not None:
+        from efface.backbones.open import open_model
         from efface.cli.plot import draw_curve
 
+        show.quiet_loading()
         with show.progress() as on_step:
-            draw_curve(found, model, plot, on_step)
+            draw_curve(found, open_model(model, tokenizer), plot, on_step)
     if json:
         answer = {"path": str(patch), "bytes": size, "plot": None if plot is None else str(plot)}
         show.as_json(answer | story(found))

@@ -9,9 +9,13 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A bundled name (efface models), a diffusers folder or a hub id.",
+        help="A bundled name (efface models), a diffusers folder, a checkpoint file or a hub id.",
         show_default=False,
     ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="For a checkpoint file: a folder that has its tokenizer."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]

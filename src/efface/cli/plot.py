@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from efface.backbones.checkpoint import resolve
-from efface.backbones.model import open_folder
+from efface.backbones.model import Model
 from efface.certificate import Recovery, recovery_curve
 from efface.cli import show
 from efface.core import EffaceError, OnStep, same_base
@@ -20,7 +19,7 @@ RIDGES = torch.logspace(-8, 2, 41, dtype=torch.float64).tolist()
 """Regularisers swept, as shares of the mean eigenvalue of G."""
 
 
-def draw_curve(patch: Patch, model: str, path: Path, on_step: OnStep) -> None:
+def draw_curve(patch: Patch, model: Model, path: Path, on_step: OnStep) -> None:
     """Write the plot as PNG."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,24 +46,24 @@ def draw_curve(patch: Patch, model: str, path: Path, on_step: OnStep) -> None:
     write_whole(path, data.getvalue())
 
 
-def measure_curve(patch: Patch, model: str, on_step: OnStep) -> Recovery:
+def measure_curve(patch: Patch, model: Model, on_step: OnStep) -> Recovery:
     """Residual and norm of every judged row of the concept, one line a regulariser."""
     maps = [m for m in patch.maps if m.encoder == "text"]
     if len(maps) != 1 or patch.edits:
         raise EffaceError("the curve is of one prompt map: this patch holds other edits")
     [only] = maps
-    show.quiet_loading()
     on_step("encoding prompts", 0, 2)
-    base = open_folder(resolve(model))
-    if not same_base(patch.base, base.fingerprint):
+    if not same_base(patch.base, model.fingerprint):
         raise EffaceError(
-            f"this patch was fitted on base {patch.base} but {model} is {base.fingerprint}: "
+            f"this patch was fitted on base {patch.base} but the model is {model.fingerprint}: "
             "give the model it was made for"
         )
-    edit, ruler = LowRank(only.a, only.b), Ruler(base, patch.concept)
+    edit, ruler = LowRank(only.a, only.b), Ruler(model, patch.concept)
     gram, pairs = ruler.gram, ruler.judged
     if len(gram) != len(only.a):
-        raise EffaceError(f"the patch maps rows of {len(only.a)}, {model} has rows of {len(gram)}")
+        raise EffaceError(
+            f"the patch maps rows of {len(only.a)}, the model has rows of {len(gram)}"
+        )
     judged = ruler.certificate(edit).rows
     on_step("sweeping", 1, 2)
     scale = gram.diagonal().mean().item()
