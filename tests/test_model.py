@@ -2,21 +2,30 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import efface
-from efface.backbones.model import REMEMBERED, open_folder, open_pipeline
+from efface.backbones import model as home
+from efface.backbones.model import open_folder, open_pipeline
 
 
-def test_a_folder_is_encoded_once(tiny: Path) -> None:
-    model = open_folder(tiny)
-    rows = model.encode(["cat"]).states
-    assert model.encode(["cat"]).states is rows
-    for i in range(REMEMBERED):
-        model.encode([str(i)])
-    again = model.encode(["cat"]).states
-    assert again is not rows
-    assert torch.equal(again, rows)
+def test_a_folder_is_encoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = open_folder(tiny), list[int]()
+    [encoder] = model.text.encoders
+    encoder.model.register_forward_pre_hook(
+        lambda _, given, named: asked.append(len((given or (named["input_ids"],))[0])),
+        with_kwargs=True,
+    )
+    rows = model.encode(["cat", "dog"]).states
+    assert torch.equal(model.encode(["dog", "cat", "dog"]).states, rows[[1, 0, 1]])
+    assert asked == [2]
+    model.encode(["cat", "a tree"])
+    assert asked == [2, 1]
+    monkeypatch.setattr(home, "REMEMBERED", rows[0].numel())  # room for one prompt
+    model.encode(["a tree"])
+    torch.testing.assert_close(model.encode(["cat"]).states[0], rows[0])
+    assert asked == [2, 1, 1]
 
 
 def test_a_live_encoder_may_change(tiny: Path) -> None:
