@@ -101,8 +101,8 @@ def drift(map: LowRank, gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) 
     """
     if not len(rows):
         raise EffaceError("drift of no rows: give the encoded rows of at least one kept prompt")
-    gram, rows = gram.double(), rows.double()
-    moved = _quadratic(gram, map.apply(rows) - rows)
+    gram, rows, a, b = gram.double(), rows.double(), map.a.double(), map.b.double()
+    moved = _quadratic(a.T @ gram @ a, rows @ b)
     return (moved / _quadratic(gram, rows)).mean().item()
 
 
@@ -117,8 +117,8 @@ def recovery_curve(
     T is usually invertible, so as μ → 0 the residual goes to 0: what an edit buys is the norm that
     it takes to get there.
     """
-    gram, rows, edit = gram.double(), rows.double(), map.dense()
-    derived = [derive_regzero(edit, gram, rows, ridge) for ridge in ridges]
+    gram, rows = gram.double(), rows.double()
+    derived = [derive_regzero(map, gram, rows, ridge) for ridge in ridges]
     left = torch.stack([_quadratic(gram, map.apply(x) - rows) for x in derived])
     norm = torch.stack([x.norm(dim=1) for x in derived])
     return Recovery(left / _quadratic(gram, rows), norm / rows.norm(dim=1))

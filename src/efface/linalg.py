@@ -22,6 +22,9 @@ from torch import Tensor
 _SECULAR_STEPS = 200
 """Twice what bisection alone needs, from 60 decades to 13 digits: reached on NaN only."""
 
+ROWS = 512
+"""Rows whose secular equations are solved together: few enough to stay in the cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
@@ -40,6 +43,12 @@ class LowRank:
         """T itself."""
         eye = torch.eye(len(self.a), dtype=torch.float64, device=self.a.device)
         return eye + self.a.double() @ self.b.double().T
+
+    @classmethod
+    def of(cls, dense: Float[Tensor, "d d"]) -> "LowRank":
+        """A matrix that need not be of low rank at all."""
+        eye = torch.eye(len(dense), dtype=torch.float64, device=dense.device)
+        return cls(dense.double() - eye, eye)
 
     def apply(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """E Tᵀ: every row e becomes T e."""
@@ -126,7 +135,7 @@ def ridge_map(
 
 
 def derive_regzero(
-    edit: Float[Tensor, "d d"],
+    edit: LowRank | Float[Tensor, "d d"],
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     ridge: float,
@@ -140,7 +149,7 @@ def derive_regzero(
 
 
 def derive_standardreg(
-    edit: Float[Tensor, "d d"],
+    edit: LowRank | Float[Tensor, "d d"],
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     target: Float[Tensor, "n d"],
@@ -154,7 +163,7 @@ def derive_standardreg(
 
 
 def derive_surrogatereg(
-    edit: Float[Tensor, "d d"],
+    edit: LowRank | Float[Tensor, "d d"],
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     ridge: float,
@@ -172,7 +181,7 @@ def derive_surrogatereg(
 
 
 def _derive(
-    edit: Float[Tensor, "d d"],
+    edit: LowRank | Float[Tensor, "d d"],
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     anchor: Float[Tensor, "n d"],
@@ -181,9 +190,10 @@ def _derive(
     hold: float,
 ) -> Float[Tensor, "n d"]:
     """Argmin over x of Σ|W x − W₀ c|² + hold Σ|W (x − c)|² + pull |x − anchor|², row by row."""
-    edit, columns = edit.double(), rows.double().T
-    cross = edit.T @ gram.double()
-    current = cross @ edit
+    edit = edit if isinstance(edit, LowRank) else LowRank.of(edit)
+    a, b, gram, columns = edit.a.double(), edit.b.double(), gram.double(), rows.double().T
+    cross = gram + b @ (a.T @ gram)
+    current = cross + (cross @ a) @ b.T
     right = (cross + hold * current) @ columns + pull * anchor.double().T
     system = (1 + hold) * current
     system.diagonal().add_(pull)
@@ -209,8 +219,18 @@ def sphere_minimum(
     if radius2 <= 0:
         raise ValueError(f"the squared radius must be above 0: got {radius2}")
     values, vectors = torch.linalg.eigh(hessian.double())
+    found = [
+        _sphere_minimum(values, rows.double() @ vectors, radius2, solid=solid)
+        for rows in linear.split(ROWS)
+    ]
+    return torch.cat(found) @ vectors.T
+
+
+def _sphere_minimum(
+    values: Float[Tensor, "d"], beta: Float[Tensor, "n d"], radius2: float, *, solid: bool
+) -> Float[Tensor, "n d"]:
+    """`sphere_minimum` in the eigenvectors' coordinates."""
     gap = values - values[0]
-    beta = linear.double() @ vectors
     round_off = torch.finfo(torch.float64).eps * beta.norm(dim=1, keepdim=True)
     beta = torch.where(beta.abs() <= round_off, 0.0, beta)
 
@@ -225,7 +245,7 @@ def sphere_minimum(
         free = beta / values
         inside = free.square().sum(1) < radius2
         y[inside] = free[inside]
-    return torch.matmul(y, vectors.T)
+    return y
 
 
 def _secular_root(

@@ -21,15 +21,23 @@ WORTH = 10**7
 """Matrices times squared width below which G is formed faster than it is looked up."""
 
 
+STRIP = 512
+"""Rows of G formed at once, from the diagonal to the right."""
+
+
 def gram(weights: Iterable[Float[Tensor, "_ width"]]) -> Float[Tensor, "width width"]:
-    """The sum, float64, one matrix at a time."""
+    """The sum, float64, one matrix at a time; only its upper half is multiplied out."""
     total: Tensor | None = None
     for weight in weights:
         wide = weight.detach().cpu().double()
-        total = wide.T @ wide if total is None else total.addmm_(wide.T, wide)
+        if total is None:
+            total = wide.new_zeros(wide.shape[1], wide.shape[1])
+        for start in range(0, len(total), STRIP):
+            strip = wide[:, start : start + STRIP]
+            total[start : start + STRIP, start:].addmm_(strip.T, wide[:, start:])
     if total is None:
         raise ValueError("the Gram matrix of no readers: the stream enters nowhere")
-    return total
+    return total.triu_() + total.triu(1).T
 
 
 def cached(

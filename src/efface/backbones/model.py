@@ -84,6 +84,7 @@ class Model:
         self.vocabulary, self.things = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
+        self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -129,8 +130,8 @@ class Model:
         half, brain = hashlib.sha256(), hashlib.sha256()
         for tensor in self._identity():
             held = tensor.detach().cpu()
-            half.update(held.to(torch.float16).contiguous().numpy().tobytes())
-            brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+            half.update(held.to(torch.float16).contiguous().numpy().data)
+            brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().data)
         return f"{half.hexdigest()[:16]}-{brain.hexdigest()[:16]}"
 
     def _identity(self) -> Iterator[Tensor]:
@@ -190,7 +191,10 @@ class Model:
     def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
         """Where rows of the stream lie: on any of these."""
         self._check(stream)
-        return self.text.ellipsoids()[stream]
+        found = self._ellipsoids or self.text.ellipsoids()
+        if self._said is not None:  # frozen: a large encoder takes seconds to sample
+            self._ellipsoids = found
+        return found[stream]
 
 
 def open_folder(root: Path) -> Model:

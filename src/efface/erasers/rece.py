@@ -128,7 +128,7 @@ class RECE:
                 break
             edit, done = further, done + 1
             hold = torch.cat([hold, self.hold_weight**0.5 * derived.rows])
-        edit = edit.compress(COMPRESSION)
+        edit = edit if done else edit.compress(COMPRESSION)
         return edit, {**ruler.facts(edit), "epochs": done, "stopped": stopped}
 
     def _enough(self, done: int, ruler: Ruler, edit: LowRank) -> str:
@@ -145,21 +145,21 @@ class RECE:
     def _derive(self, edit: LowRank, ruler: Ruler, pairs: Pairs) -> Pairs:
         """The embeddings that bring the concept back, each with the goal of its row (Eq. 6-9)."""
         rows, goals = pairs.rows.double(), pairs.goals.double()
-        dense, gram = edit.dense(), ruler.gram
+        gram = ruler.gram
         match self.derivation:
             case "exact":
                 found = certificate(edit, gram, ruler.ellipsoids, rows, goals)
                 return Pairs(found.embeddings, goals[found.rows])
             case "regzero":
-                derived = derive_regzero(dense, gram, rows, self.mu)
+                derived = derive_regzero(edit, gram, rows, self.mu)
             case "standardreg":
-                derived = derive_standardreg(dense, gram, rows, goals, self.mu)
+                derived = derive_standardreg(edit, gram, rows, goals, self.mu)
             case "surrogate1":
-                derived = derive_surrogatereg(dense, gram, rows, self.mu, "1st")
+                derived = derive_surrogatereg(edit, gram, rows, self.mu, "1st")
             case "surrogate2":
-                derived = derive_surrogatereg(dense, gram, rows, self.mu, "2nd")
+                derived = derive_surrogatereg(edit, gram, rows, self.mu, "2nd")
             case "surrogate12":
-                derived = derive_surrogatereg(dense, gram, rows, self.mu, "both")
+                derived = derive_surrogatereg(edit, gram, rows, self.mu, "both")
         return Pairs(derived, goals)
 
     def _erase(self, pairs: Pairs, keep: Float[Tensor, "k d"]) -> LowRank:
