@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from efface.backbones.model import BATCH, Model, open_folder
+from efface.backbones.model import BATCH, Model, Words, open_folder
 from efface.core import Concept, Encoded
 from efface.erasers import build
 
@@ -44,7 +44,15 @@ class MadeUp(Model):
     def of(cls, folder: Path) -> "MadeUp":
         """The folder's matrices, norms and lengths."""
         real = open_folder(folder)
-        found = cls(real.kind, real.where, real._fetch, lambda: real.text, frozen=True)
+        found = cls(
+            real.kind,
+            real.where,
+            real.names,
+            real._fetch,
+            lambda: real.text,
+            Words((), ()),
+            frozen=True,
+        )
         found.known = {}
         found.tokens = real.encode([""]).states.shape[1]
         return found
