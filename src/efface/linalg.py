@@ -44,12 +44,6 @@ class LowRank:
         eye = torch.eye(len(self.a), dtype=torch.float64, device=self.a.device)
         return eye + self.a.double() @ self.b.double().T
 
-    @classmethod
-    def of(cls, dense: Float[Tensor, "d d"]) -> "LowRank":
-        """A matrix that need not be of low rank at all."""
-        eye = torch.eye(len(dense), dtype=torch.float64, device=dense.device)
-        return cls(dense.double() - eye, eye)
-
     def apply(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """E Tᵀ: every row e becomes T e."""
         rows = rows.double()
@@ -135,7 +129,7 @@ def ridge_map(
 
 
 def derive_regzero(
-    edit: LowRank | Float[Tensor, "d d"],
+    edit: LowRank,
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     ridge: float,
@@ -149,7 +143,7 @@ def derive_regzero(
 
 
 def derive_standardreg(
-    edit: LowRank | Float[Tensor, "d d"],
+    edit: LowRank,
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     target: Float[Tensor, "n d"],
@@ -163,7 +157,7 @@ def derive_standardreg(
 
 
 def derive_surrogatereg(
-    edit: LowRank | Float[Tensor, "d d"],
+    edit: LowRank,
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     ridge: float,
@@ -181,7 +175,7 @@ def derive_surrogatereg(
 
 
 def _derive(
-    edit: LowRank | Float[Tensor, "d d"],
+    edit: LowRank,
     gram: Float[Tensor, "d d"],
     rows: Float[Tensor, "n d"],
     anchor: Float[Tensor, "n d"],
@@ -190,7 +184,6 @@ def _derive(
     hold: float,
 ) -> Float[Tensor, "n d"]:
     """Argmin over x of Σ|W x − W₀ c|² + hold Σ|W (x − c)|² + pull |x − anchor|², row by row."""
-    edit = edit if isinstance(edit, LowRank) else LowRank.of(edit)
     a, b, gram, columns = edit.a.double(), edit.b.double(), gram.double(), rows.double().T
     cross = gram + b @ (a.T @ gram)
     current = cross + (cross @ a) @ b.T

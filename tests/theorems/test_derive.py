@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efface.linalg import derive_regzero, derive_standardreg, derive_surrogatereg
+from efface.linalg import LowRank, derive_regzero, derive_standardreg, derive_surrogatereg
 from tests.theorems.test_linalg import far, fast, normal, shapes, solve
 
 
@@ -16,7 +16,7 @@ class Layers(NamedTuple):
     """A model of three layers, the map that edits them, and what RECE's derivation starts from."""
 
     base: list[Tensor]
-    edit: Tensor
+    edit: LowRank
     rows: Tensor
     target: Tensor
 
@@ -27,7 +27,7 @@ class Layers(NamedTuple):
 
 def layers(seed: int, width: int, n: int) -> Layers:
     c, v, t, *base = normal(seed, *[(n, width)] * 3, (9, width), (5, width), (width, width))
-    return Layers(base, solve(c, v).dense(), c, t)
+    return Layers(base, solve(c, v), c, t)
 
 
 Option = Literal["regzero", "standardreg", "1st", "2nd", "both"]
@@ -43,7 +43,7 @@ def derive(option: Option, model: Layers, ridge: float) -> Tensor:
 
 
 def literal_loss(option: Option, model: Layers, ridge: float, x: Tensor) -> Tensor:
-    edited = [w @ model.edit for w in model.base]
+    edited = [w @ model.edit.dense() for w in model.base]
     c = model.rows
     penalty: dict[Option, Any] = {
         "regzero": lambda: x.square().sum(),
@@ -77,14 +77,14 @@ def test_derived_embedding_equals_the_layer_by_layer_one(seed: int, width: int, 
     model, ridge = layers(seed, width, n), 0.1
     left, right = ridge * torch.eye(width, dtype=torch.float64), torch.zeros(width, n)
     for w0 in model.base:
-        w = w0 @ model.edit
+        w = w0 @ model.edit.dense()
         left, right = left + w.T @ w, right + w.T @ w0 @ model.rows.T
     assert far(derive("regzero", model, ridge), torch.linalg.solve(left, right).T) < 1e-9
 
 
 def test_derived_embedding_without_a_regulariser_inverts_the_map() -> None:
     model = layers(0, 12, 6)
-    inverse = torch.linalg.solve(model.edit, model.rows.T).T
+    inverse = torch.linalg.solve(model.edit.dense(), model.rows.T).T
     for option in OPTIONS:
         assert far(derive(option, model, 1e-10), inverse) < 1e-6
         assert far(derive(option, model, 1.0), inverse) > 0.1
@@ -94,4 +94,4 @@ def test_a_gram_that_does_not_determine_the_embedding_is_refused() -> None:
     (c,) = normal(0, (2, 4))
     blind = torch.zeros(4, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match="not positive definite"):
-        derive_surrogatereg(torch.eye(4), blind, c, 0.1, "1st")
+        derive_surrogatereg(LowRank.identity(4), blind, c, 0.1, "1st")
