@@ -27,8 +27,9 @@ format: .venv/.dev ## Rewrite the sources in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.dev ## Time `efface erase` against the bare imports it needs
+bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (builds 12 GB once)
 	$(BIN)/python -m benchmarks.erase_startup
+	$(BIN)/python -m benchmarks.full_size
 
 model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report

@@ -56,7 +56,7 @@ def erase(
     the same family if Hugging Face's cache has no tokenizer. `settings`: fields of the method.
     """
     model = open_model(source, tokenizer)
-    kept = everyday(model, concepts) if keep is None else _phrases(keep)
+    kept = everyday(model, concepts) if keep is None else _spoken(keep)
     things = said_of_things(model, concepts) if within is None else _phrases(within)
     if preset is None and things and "within" in presets(method):
         preset = "within"
@@ -66,6 +66,11 @@ def erase(
     patch = eraser.fit(model, concept, torch.Generator().manual_seed(seed), on_step)
     scaled = patch.scale(strength)
     return scaled if scaled is patch else remeasured(model, scaled, patch.facts)
+
+
+def _spoken(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Phrases with a word in them; the empty prompt is kept in any case."""
+    return tuple(phrase for phrase in _phrases(given) if phrase.strip())
 
 
 def said_of_things(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:

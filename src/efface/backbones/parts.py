@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
 from efface.backbones.sites import Family
+from efface.backbones.widen import widened
 from efface.core import EffaceError
 
 TOKENIZERS = (
@@ -18,7 +17,7 @@ TOKENIZERS = (
     "GemmaTokenizerFast",
 )
 SMALL = ("CLIPTextModel", "CLIPTextModelWithProjection")
-"""Encoders that are read in float32 whatever they are stored as."""
+"""Encoders that run in float32 whatever they are stored as."""
 LARGE = ("T5EncoderModel", "Gemma2Model")
 """Encoders of gigabytes, used as stored."""
 
@@ -74,11 +73,11 @@ def _encoder(checkpoint: Checkpoint, part: str, named: str) -> Any:
             local_files_only=True,
             use_safetensors=True,
             variant=checkpoint.variant(part),
-            dtype=torch.float32 if named in SMALL else "auto",
+            dtype="auto",
             output_loading_info=True,
         )
     except DAMAGE as error:
         raise EffaceError(f"{folder} does not load ({error}): download it again") from error
     if lost := found["missing_keys"]:
         raise EffaceError(f"{folder} lacks {min(lost)!r}: download it again")
-    return loaded.eval()
+    return widened(loaded.eval()) if named in SMALL else loaded.eval()

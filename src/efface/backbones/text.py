@@ -18,11 +18,8 @@ from efface.core import Ellipsoid, Encoded
 from efface.ellipsoids import ball, side_by_side
 
 SAMPLE = (
-    "", "a", "person", "a photo of a dog on a beach", "an oil painting of a castle at night",
-    "portrait of an old woman, detailed, sharp focus, 8k", "red", "two cats and a blue car",
-    "a city street in the rain, neon lights, in the style of a comic book", "hello world",
-    "the quick brown fox jumps over the lazy dog", "mountains", "a bowl of fruit, still life",
-    "xqz 1234 !!", "a close-up of a flower, macro photography, soft light", "music",
+    "portrait of an old woman, detailed, sharp focus, 8k", "two cats and a blue car", "xqz 1234 !!",
+    "a city street in the rain, neon lights, in the style of a comic", "a bowl of fruit", "red",
 )  # fmt: skip
 """Prompts that bound the rows of encoders without a norm at their end."""
 
