@@ -108,6 +108,12 @@ def test_keep_holds_its_words(tiny: Path, pipe: DiffusionPipeline) -> None:
     assert efface.erase(tiny, "cat", keep="dog", method="uce").concept.keep == ("dog",)
 
 
+def test_the_empty_prompt_is_kept_once(tiny: Path) -> None:
+    one, other = (efface.erase(tiny, "cat", keep=keep) for keep in ([], ["", " "]))
+    assert one.concept.keep == other.concept.keep == ()
+    assert contents(one) == contents(other)
+
+
 def test_default_keep_leaves_out_what_means_the_concept(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
