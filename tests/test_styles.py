@@ -12,7 +12,7 @@ from efface.backbones.model import Model
 from efface.backbones.open import open_model
 from efface.core import Concept, EffaceError
 from efface.linalg import LowRank
-from efface.phrases import SHARE, fitted, held, judged, unseen
+from efface.phrases import PHRASINGS, SAMPLE, SHARE, fitted, held, judged, unseen
 
 STYLE = Concept(
     "x", ("x style",), ("y style",), ("cat", "dog", "y style", "red", "z style"), ("cat",)
@@ -33,6 +33,14 @@ def test_a_thing_is_fitted_as_it_is_named() -> None:
     assert held(plain) == ["house"]
     assert judged(plain)[1] == ("a cat", "dog")
     assert unseen(plain) == ["an image of a house"]
+
+
+def test_a_certificate_of_many_concepts_covers_some_in_every_phrasing() -> None:
+    found = judged(Concept("many", tuple(f"c{i}" for i in range(1000))))
+    assert SAMPLE * len(PHRASINGS) <= len(found) < 2 * SAMPLE * len(PHRASINGS)
+    assert {p for p, _ in found} >= {p.format("c0") for p in PHRASINGS}
+    few = Concept("few", tuple(f"c{i}" for i in range(SAMPLE)))
+    assert len(judged(few)) == SAMPLE * len(PHRASINGS)
 
 
 def test_all_that_is_kept_is_held_in_turn() -> None:

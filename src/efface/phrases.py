@@ -6,6 +6,7 @@ things are held without it and with what else is kept.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from efface.core import Concept
 
@@ -14,11 +15,12 @@ PHRASINGS = ("{}", "a {}", "a picture of a {}")
 OTHER_PHRASING = "an image of a {}"
 """How kept words are put when drift is measured; fitting never uses it."""
 SAMPLE = 32
-"""Drift is measured on at most about this many of the kept words, evenly taken."""
+"""The certificate covers about this many of the phrases to erase, drift of the kept words."""
 THINGS = 8
 """The certificate of a style covers it as said of at most about this many things."""
 SHARE = 3
 """A thing is held with one in so many of what else is kept; in turn, all things hold all."""
+Item = TypeVar("Item")
 Pair = tuple[str, str]
 """A phrase and what it becomes."""
 
@@ -50,12 +52,11 @@ def held(concept: Concept) -> list[str]:
 
 def judged(concept: Concept) -> list[Pair]:
     """Phrases that the certificate covers, each with what it becomes."""
-    pairs = list(zip(concept.erase, concept.goals(), strict=True))
+    some = evenly(list(zip(concept.erase, concept.goals(), strict=True)), SAMPLE)
     if not concept.within:
-        return [(p.format(e), g) for e, g in pairs for p in PHRASINGS]
-    return [
-        (said_of(t, e), said_of(t, g)) for e, g in pairs for t in evenly(concept.within, THINGS)
-    ]
+        return [(p.format(e), g) for e, g in some for p in PHRASINGS]
+    things = evenly(concept.within, THINGS)
+    return [(said_of(t, e), said_of(t, g)) for e, g in some for t in things]
 
 
 def unseen(concept: Concept) -> list[str]:
@@ -63,6 +64,6 @@ def unseen(concept: Concept) -> list[str]:
     return [OTHER_PHRASING.format(word) for word in evenly(concept.keep, SAMPLE)]
 
 
-def evenly(words: Sequence[str], most: int) -> Sequence[str]:
-    """About `most` of the words, evenly taken."""
-    return words[:: max(1, len(words) // most)]
+def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:
+    """About `most` of what is given, evenly taken."""
+    return given[:: max(1, len(given) // most)]
