@@ -15,6 +15,8 @@ help: ## List the targets
 demo: .venv/.core ## Erase a concept from the bundled model, draw before and after
 	$(BIN)/python examples/demo.py
 
+# Tensors in tests are small: a second thread of each operation waits more than it works.
+test: export OMP_NUM_THREADS := 1
 test: check ## Everything CI runs: check, then the tests
 	$(BIN)/python -m pytest
 
