@@ -74,7 +74,7 @@ def test_fingerprint_tells_files_apart(twins: Twins, tmp_path: Path, which: str)
 
 @pytest.mark.parametrize("kind", ["sd1", "sd3"])
 def test_half_precision(kind: str, tmp_path: Path) -> None:
-    """T5 is used in half precision, but for the layers that transformers keeps in full."""
+    """Encoders stay as small as they are stored; some of T5 transformers keeps in full."""
     twins = build_twins(kind, tmp_path, torch.float16)
     one, other = open_path(twins.file, twins.folder), open_folder(twins.folder)
     assert one.fingerprint == other.fingerprint
@@ -83,8 +83,8 @@ def test_half_precision(kind: str, tmp_path: Path) -> None:
         {n: p.dtype for n, p in m.text.encoders[-1].model.named_parameters()} for m in (one, other)
     ]
     assert dtypes[0] == dtypes[1]
-    half = {torch.float16} if kind == "sd3" else set()
-    assert set(dtypes[0].values()) == {torch.float32, *half}
+    full = {torch.float32} if kind == "sd3" else set()
+    assert set(dtypes[0].values()) == {torch.float16, *full}
 
 
 def test_padding_is_the_encoders_own(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from efface.backbones.encoder_weights import TextEncoder
 from efface.backbones.parts import LARGE, read_tokenizer
 from efface.backbones.single_file import SingleFile
 from efface.backbones.sites import Family
+from efface.backbones.widen import widened
 from efface.core import EffaceError
 
 
@@ -23,7 +24,8 @@ def load_file_parts(file: SingleFile, kind: Family, tokenizer: Path | None) -> d
         folder = file.tokenizer_folder(tokenizer, part)
         encoder = file.text_encoder(which)
         found[part] = _tokenizer(folder, encoder)
-        found[which] = encoder.build(_dtype(encoder))
+        built = encoder.build(_dtype(encoder))
+        found[which] = built if encoder.model in LARGE else widened(built)
     return found
 
 
@@ -44,8 +46,8 @@ def _tokenizer(folder: Path, encoder: TextEncoder) -> Any:
 
 
 def _dtype(encoder: TextEncoder) -> torch.dtype:
-    """As a folder's encoders are read: small ones in float32, large ones as they are stored."""
+    """As a folder's encoders are read: as they are stored, 8-bit numbers in the next wider."""
     stored = next(iter(encoder.state.values())).dtype
-    if encoder.model not in LARGE:
-        return torch.float32
-    return stored if stored.itemsize > 1 else torch.bfloat16
+    if stored.itemsize > 1:
+        return stored
+    return torch.bfloat16 if encoder.model in LARGE else torch.float32
