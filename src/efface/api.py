@@ -56,8 +56,9 @@ def erase(
     the same family if Hugging Face's cache has no tokenizer. `settings`: fields of the method.
     """
     model = open_model(source, tokenizer)
+    # The empty prompt is kept in any case.
     kept = everyday(model, concepts) if keep is None else _spoken(keep)
-    things = said_of_things(model, concepts) if within is None else _phrases(within)
+    things = said_of_things(model, concepts) if within is None else _spoken(within)
     if preset is None and things and "within" in presets(method):
         preset = "within"
     eraser = build(method, preset, **settings)
@@ -69,7 +70,7 @@ def erase(
 
 
 def _spoken(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Phrases with a word in them; the empty prompt is kept in any case."""
+    """Phrases with a word in them."""
     return tuple(phrase for phrase in _phrases(given) if phrase.strip())
 
 
@@ -102,8 +103,8 @@ def default_goals(
         off = one - other
         return ((off @ gram) * off).sum().item()
 
-    known = {style: rows(style) for style in styles}
-    return tuple(max(styles, key=lambda s: apart(rows(c), known[s])) for c in concepts)
+    known = {style: rows(style) for style in (*styles, *concepts)}
+    return tuple(max(styles, key=lambda s: apart(known[c], known[s])) for c in concepts)
 
 
 def _phrases(given: str | Sequence[str]) -> tuple[str, ...]:
