@@ -6,15 +6,16 @@ itself, before anything of its claimed size is allocated.
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from efface.backbones.single_file import PICKLES, check_path
-from efface.backbones.tensor_file import TensorFile
+from efface.backbones.tensor_file import FLOATS, TensorFile
 from efface.core import EffaceError
 
 DAMAGE = (
@@ -198,6 +199,12 @@ class Checkpoint:
     def where(self, component: str) -> dict[str, Path]:
         """Tensor name -> file, for every tensor of a component."""
         return {name: file for file in self.files(component) for name in self.open(file).header}
+
+    def dtype(self, component: str) -> torch.dtype:
+        """The narrowest dtype that holds a component's weights; its config may say another."""
+        words = {t.dtype for file in self.files(component) for t in self.open(file).header.values()}
+        wide = [FLOATS[word] for word in words & FLOATS.keys() if FLOATS[word].itemsize > 1]
+        return reduce(torch.promote_types, wide) if wide else torch.float32
 
     def tensor(self, file: Path, name: str) -> Tensor:
         """One tensor as it is stored."""

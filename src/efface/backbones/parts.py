@@ -73,7 +73,7 @@ def _encoder(checkpoint: Checkpoint, part: str, named: str) -> Any:
             local_files_only=True,
             use_safetensors=True,
             variant=checkpoint.variant(part),
-            dtype="auto",
+            dtype=checkpoint.dtype(part),
             output_loading_info=True,
         )
     except DAMAGE as error:
