@@ -73,12 +73,15 @@ class Model:
         *,
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
+        pipe: "DiffusionPipeline | None" = None,
     ) -> None:
         """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
-        nobody else holds the text encoders, so what they said once they will say again.
+        nobody else changes the text encoders, so what they said once they will say again. `pipe`:
+        the live pipeline whose text side this is.
         """
+        self.pipe = pipe
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self.vocabulary, self.things = words
@@ -253,8 +256,8 @@ def words_of(root: Path | None) -> Words:
     return Words(every, tuple(map(str, lists.get("concepts", []))))
 
 
-def open_pipeline(pipe: "DiffusionPipeline") -> Model:
-    """Use a live pipeline's own tensors."""
+def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
+    """Use a live pipeline's own tensors; `frozen`: nobody will change them meanwhile."""
     name = type(pipe).__name__
     component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
     if component is None:
@@ -272,4 +275,6 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
         words_of(Path(origin) if origin else None),
+        frozen=frozen,
+        pipe=pipe,
     )

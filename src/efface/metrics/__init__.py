@@ -1,0 +1,24 @@
+"""Rows to estimates. Each metric is one file; nothing is imported until it is asked for."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from efface.registry import Registry
+
+if TYPE_CHECKING:
+    from efface.core import Estimate, Row
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A frozen dataclass whose fields say what of the rows is measured."""
+
+    def __call__(self, rows: "Sequence[Row]", base: "Sequence[Row]") -> "Estimate":
+        """From the rows of a run and those of the base model, in any order."""
+
+
+REGISTRY: dict[str, str] = {}
+"""Metric name -> module:class."""
+
+_ALL = Registry[Metric]("metric", "efface.metrics", REGISTRY)
+names, find, build = _ALL.names, _ALL.find, _ALL.build
