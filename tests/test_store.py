@@ -128,17 +128,17 @@ def striped(pictures: Sequence[Image]) -> list[Verdict]:
     return [Verdict(s / 1e6, s % 8 == 0, {"sum": float(s)}) for s in sums]
 
 
-def audit(tiny: str, patch: str, folder: str) -> None:
+def audit(patch: str, folder: str) -> None:
     """A small run; called in a process of its own."""
     from efface import attacks
     from efface.backbones.model import open_pipeline
-    from efface.backbones.pipeline import apply, load_pipeline
+    from efface.backbones.pipeline import apply
     from efface.core import Concept
     from efface.patch import load
     from efface.run import Scene, drive
+    from tests.loaded import PIPE
 
-    pipe = load_pipeline(tiny)
-    erased, base = (open_pipeline(p, frozen=True) for p in (apply(pipe, load(patch)), pipe))
+    erased, base = (open_pipeline(p, frozen=True) for p in (apply(PIPE, load(patch)), PIPE))
     roots = [(Case(f"a cat {i}", seed=i, steps=2), striped) for i in range(6)]
     with open_store(Path(folder), ASKED) as store:
         scene = Scene(erased, base, Concept("cat", ("cat",)), store, batch=4)
@@ -151,22 +151,12 @@ def quiet(what: str, step: int, of: int) -> None:
     """Say nothing."""
 
 
-@pytest.fixture(scope="module")
-def spawn() -> Callable[..., Any]:
-    """A process forked from one that has the libraries loaded already."""
+@pytest.fixture
+def spawn(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A process forked from one that has the model loaded already."""
+    monkeypatch.setenv("EFFACE_TEST_MODEL", str(tiny))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "efface.run",
-            "efface.attacks.seeds",
-            "diffusers.models.autoencoders.autoencoder_kl",
-            "diffusers.models.unets.unet_2d_condition",
-            "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-            "diffusers.schedulers.scheduling_ddim",
-            "transformers.models.clip.modeling_clip",
-            "tests.test_store",
-        ]
-    )
+    context.set_forkserver_preload(["efface.run", "efface.attacks.seeds", "tests.loaded"])
 
     def start(*arguments: object) -> Any:
         process = context.Process(target=audit, args=tuple(map(str, arguments)))
@@ -186,22 +176,22 @@ def written(folder: Path) -> int:
 
 
 def test_killed_twenty_times_it_ends_the_same(
-    tiny: Path, tiny_patch: Path, tmp_path: Path, spawn: Callable[..., Any]
+    tiny_patch: Path, tmp_path: Path, spawn: Callable[..., Any]
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = spawn(tiny, tiny_patch, whole)
+    process = spawn(tiny_patch, whole)
     process.join()
     assert process.exitcode == 0
     rng = random.Random(0)
     for length in sorted(rng.randrange(written(whole)) for _ in range(20)):
-        process = spawn(tiny, tiny_patch, killed)
+        process = spawn(tiny_patch, killed)
         while process.is_alive() and written(killed) < length:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.02))
         process.kill()
         process.join()
         assert process.exitcode in (0, -9)
-    process = spawn(tiny, tiny_patch, killed)
+    process = spawn(tiny_patch, killed)
     process.join()
     assert process.exitcode == 0
     assert len(read(whole).rows) > 12
