@@ -36,6 +36,12 @@ class Attack(Protocol):
 REGISTRY = {
     "none": "efface.attacks.none:Plain",
     "seeds": "efface.attacks.seeds:Seeds",
+    "synonyms": "efface.attacks.synonyms:Synonyms",
+    "typos": "efface.attacks.typos:Typos",
+    "casing": "efface.attacks.casing:Casing",
+    "dilution": "efface.attacks.dilution:Dilution",
+    "order": "efface.attacks.order:Order",
+    "img2img": "efface.attacks.img2img:ImageToImage",
 }
 """Attack name -> module:class."""
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -49,6 +50,8 @@ class Words(NamedTuple):
     """Words it should go on drawing, whatever is erased."""
     things: tuple[str, ...]
     """Those that name things, which a style can be said of."""
+    synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Word -> other words for the same."""
 
 
 class Reader(NamedTuple):
@@ -84,7 +87,7 @@ class Model:
         self.pipe = pipe
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
-        self.vocabulary, self.things = words
+        self.vocabulary, self.things, self.synonyms = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
         self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
@@ -245,15 +248,17 @@ def readers(
 
 
 def words_of(root: Path | None) -> Words:
-    """The words of the model's `concepts.json`, else everyday ones."""
-    path = None if root is None else root / "concepts.json"
-    if path is None or not path.is_file():
+    """The words of the model's `concepts.json`, else everyday ones; of its `synonyms.json`."""
+    if root is None or not (path := root / "concepts.json").is_file():
         return Words(EVERYDAY, EVERYDAY)
     lists = Checkpoint.read_json(path)
     if not all(isinstance(words, list) for words in lists.values()):
         raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
     every = tuple(str(w) for words in lists.values() for w in words)
-    return Words(every, tuple(map(str, lists.get("concepts", []))))
+    others = root / "synonyms.json"
+    known = Checkpoint.read_json(others) if others.is_file() else {}
+    synonyms = {str(word): tuple(map(str, ways)) for word, ways in known.items()}
+    return Words(every, tuple(map(str, lists.get("concepts", []))), synonyms)
 
 
 def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
