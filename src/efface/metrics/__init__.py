@@ -17,7 +17,22 @@ class Metric(Protocol):
         """From the rows of a run and those of the base model, in any order."""
 
 
-REGISTRY: dict[str, str] = {}
+REGISTRY = {
+    "quality": "efface.metrics.quality:Quality",
+    "base-rate": "efface.metrics.attack_rate:BaseRate",
+    "pre-asr": "efface.metrics.attack_rate:PreRate",
+    "asr": "efface.metrics.attack_rate:AttackRate",
+    "excess": "efface.metrics.excess:Excess",
+    "ua": "efface.metrics.accuracy:Unlearned",
+    "ira": "efface.metrics.accuracy:Retained",
+    "cra": "efface.metrics.accuracy:RetainedAcross",
+    "harmonic": "efface.metrics.harmonic:Harmonic",
+    "change": "efface.metrics.paired:Change",
+    "mcnemar": "efface.metrics.paired:McNemar",
+    "pictures": "efface.metrics.cost:Pictures",
+    "denoiser-calls": "efface.metrics.cost:DenoiserCalls",
+    "queries-to-hit": "efface.metrics.cost:QueriesToHit",
+}
 """Metric name -> module:class."""
 
 _ALL = Registry[Metric]("metric", "efface.metrics", REGISTRY)
