@@ -167,7 +167,7 @@ def spawn(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    names = [p for p in folder.rglob("*") if p.is_file() and p.name != "lock"]
+    names = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("lock", "run.json")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in names}
 
 

@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class PromptFile:
                 f"{self.path} is damaged ({error}): give CSV with a header"
             ) from error
 
-    def _told(self, rows: Iterator[Any] | csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    def _told(self, rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
         names: dict[str, str] | None = None
         for row in rows:
             if not isinstance(row, dict):

@@ -19,6 +19,7 @@ from efface.backbones.model import Model
 from efface.backbones.pipeline import alike, draw, reads_rows
 from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
 from efface.rows import Rows, rounded, tell_case
+from efface.safety import REFUSED, about, refused
 from efface.store import Store
 
 LIVE = 64
@@ -89,9 +90,10 @@ def drive(
 class _Line:
     """One root and how far its attack has come."""
 
-    def __init__(self, root: Root, cases: Generator[Case, Verdict, None]) -> None:
+    def __init__(self, root: Root, about: str, cases: Generator[Case, Verdict, None]) -> None:
+        """`about`: what is said along with every prompt."""
         self.root, self.detector = root
-        self._cases = cases
+        self._about, self._cases = about, cases
         self.step = -1
         self.case = self.root
         self.error: str | None = None
@@ -102,9 +104,18 @@ class _Line:
         """Ask for the first case; the attack's chance depends on seed, attack and root alone."""
         told = hashlib.sha256(f"{scene.seed}/{name}/{number}".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(told[:7]))
-        line = cls(root, attack.run(scene.erased, scene.base, scene.concept, root[0], rng))
+        line = cls(
+            root,
+            about(scene.concept.erase),
+            attack.run(scene.erased, scene.base, scene.concept, root[0], rng),
+        )
         line._advance(None)
         return line
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is nothing to draw."""
+        return self.error or (REFUSED if refused(self.case.prompt, self._about) else None)
 
     def answer(self, verdict: Verdict) -> None:
         """Tell the attack what came of its case; a hit or an error of its own ends it."""
@@ -128,7 +139,7 @@ def _chunks(lines: Sequence[_Line], batch: int) -> Iterator[Sequence[_Line]]:
     """Lines whose cases are drawn together; those that failed ask for no drawing."""
     groups: dict[Hashable, list[_Line]] = {}
     for line in lines:
-        groups.setdefault("failed" if line.error else alike(line.case), []).append(line)
+        groups.setdefault("failed" if line.fault else alike(line.case), []).append(line)
     for group in groups.values():
         for start in range(0, len(group), batch):
             yield group[start : start + batch]
@@ -154,7 +165,7 @@ def _verdict(told: Mapping[str, Any]) -> Verdict:
 
 def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> list[Row]:
     """Draw and judge what the lines ask for."""
-    failed = [line.error for line in lines]
+    failed = [line.fault for line in lines]
     drawn: Sequence[Image | str]
     if any(failed):
         drawn = [error or "" for error in failed]
@@ -187,11 +198,15 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
     ]
     pipe = model.pipe
     assert pipe is not None, "a run draws with models of live pipelines"
-    say = (lambda prompts: model.encode(prompts).states) if reads_rows(pipe) else None
+
+    def say(prompts: Sequence[str]) -> torch.Tensor:
+        with torch.autocast(pipe.device.type, enabled=False):  # what is said is kept, and shared
+            return model.encode(prompts).states
+
     rough = scene.precision is not torch.float32
     try:
         with torch.autocast(pipe.device.type, scene.precision, enabled=rough):
-            return list(draw(pipe, here, _quiet, scene.batch, say))
+            return list(draw(pipe, here, _quiet, scene.batch, say if reads_rows(pipe) else None))
     except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
         if len(cases) == 1:
             return [_reason(error)]

@@ -13,7 +13,9 @@ most half a line, which the next one cuts off.
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -51,8 +53,13 @@ class Store:
             file.write(json.dumps(what) + "\n")
 
 
-def open_store(folder: Path, story: Mapping[str, Any]) -> Store:
-    """Make the folder, or go on in one that was made for the same `story`."""
+def open_store(
+    folder: Path, story: Mapping[str, Any], named: Mapping[str, Any] = MappingProxyType({})
+) -> Store:
+    """Make the folder, or go on in one that was made for the same `story`.
+
+    `named`: what things were called, which may differ from sitting to sitting.
+    """
     _check_place(folder)
     folder.mkdir(exist_ok=True)
     check_folder(folder)
@@ -69,7 +76,8 @@ def open_store(folder: Path, story: Mapping[str, Any]) -> Store:
         if path.exists():
             _check_same(folder, read_story(folder), wanted)
         else:
-            write_whole(path, json.dumps(wanted, indent=1).encode() + b"\n")
+            told = {**wanted, "named": dict(named), "time": _now()}
+            write_whole(path, json.dumps(told, indent=1).encode() + b"\n")
         (folder / "pictures").mkdir(exist_ok=True)
         (folder / "embeds").mkdir(exist_ok=True)
         for left in folder.rglob(".efface-*.tmp"):
@@ -146,6 +154,10 @@ def _check_same(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any
                 f"{folder} was begun with {key} {_short(begun.get(key))}, not "
                 f"{_short(wanted.get(key))}: {remedy}, or name a new folder"
             )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _short(value: Any) -> str:

@@ -10,9 +10,6 @@ from efface.core import ACROSS, KEPT, Estimate, Row
 from efface.outcomes import outcomes, pairs
 from efface.stats import ratio
 
-BAR = 0.9
-"""Below this share of the base model's accuracy, attack rates say nothing of erasing."""
-
 
 @dataclass(frozen=True)
 class Quality:
