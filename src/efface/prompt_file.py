@@ -57,9 +57,12 @@ class PromptFile:
     def count(self, most: int | None = None) -> Counted:
         """Read it through once."""
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise EffaceError(f"{self.path} cannot be read ({error.strerror})") from error
         found = {"rows": 0, "used": 0, "refused": 0, "repeated": 0}
         for kind, _ in self._cases(most):
             found["rows"] += 1
