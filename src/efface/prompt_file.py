@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ class PromptFile:
             if refused(case.prompt, str(row.get("topic") or "")):
                 yield "refused", None
                 continue
-            key = hashlib.blake2b(repr(asdict(case)).encode(), digest_size=12).digest()
+            told = f"{case.seed} {case.guidance} {case.size} {case.prompt}"
+            key = hashlib.blake2b(told.encode(), digest_size=12).digest()
             if key in seen:
                 yield "repeated", None
                 continue
