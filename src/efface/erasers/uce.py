@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
 from efface.facts import Ruler, summary
-from efface.linalg import LowRank, ridge_map
+from efface.linalg import LowRank, condensed, ridge_map
 from efface.patch import Patch
 from efface.phrases import fitted, held
 from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
@@ -109,12 +109,12 @@ def kept_rows(
 ) -> Float[Tensor, "k width"]:
     """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`.
 
-    A row scaled by √w counts w times in the solve.
+    A row scaled by √w counts w times in the solve. More rows than the text is wide come condensed.
     """
     empty, *words = each(model.encode(("", *held(concept)), stream))
     rows = [word_weight**0.5 * kept(word, policy) for word in words]
     nothing = kept(empty, policy)
-    return torch.cat([nothing[:0] if policy == "last" else nothing, *rows])
+    return condensed(torch.cat([nothing[:0] if policy == "last" else nothing, *rows]))
 
 
 def tensor_edits(
