@@ -53,7 +53,7 @@ class RECE:
     """How many; none means: until the certificate passes or the drift budget is spent."""
     certificate: float = 0.5
     """Without `epochs`: stop when the least certificate over rows is at least this (0 to 1)."""
-    drift: float = 0.05
+    drift: float = 0.03
     """Without `epochs`: refuse an epoch that moves kept prompts by more than this share."""
     keep_weight: float = 0.1
     """p in the epochs, from 0. Higher holds the kept prompts more firmly."""
