@@ -83,7 +83,7 @@ def test_presets_do_the_papers_epochs(model: Model, name: str, epochs: int) -> N
 
 
 def test_no_epochs_is_uce(model: Model) -> None:
-    start = UCE(keep_weight=0.4, ridge=0.6)
+    start = UCE(keep_weight=0.4, word_weight=1.0, ridge=0.6)
     none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6, word_weight=1.0, hold_weight=0.0)
     assert far(change(model, none, SEVERAL), change(model, start, SEVERAL)) < STORED
     assert (
