@@ -44,7 +44,7 @@ class UCE:
     keep_weight: float = 1.0
     """p, from 0. Higher holds the kept prompts more firmly."""
     word_weight: float | None = None
-    """Weight of each kept word's rows, the empty prompt's 1; none: 1 / their number, 0.1 at least."""
+    """Weight of a kept word against the empty prompt; none: 1 / how many, 0.1 at least."""
     ridge: float = 0.5
     """λ, above 0. Higher keeps everything nearer to the original, the concept too."""
     reach: float = 1.0
