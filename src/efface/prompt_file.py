@@ -59,7 +59,7 @@ class PromptFile:
         digest = hashlib.sha256()
         try:
             with self.path.open("rb") as file:
-                while block := file.read(1 << 20):
+                while block := file.read(1 << 16):
                     digest.update(block)
         except OSError as error:
             raise EffaceError(f"{self.path} cannot be read ({error.strerror})") from error
