@@ -63,7 +63,11 @@ class Case:
     embeds: Float[Tensor, "tokens width"] | None = None
     """Soft prompt in place of the encoder's output."""
     start: Path | None = None
-    """Picture to start from (image-to-image, inpainting)."""
+    """Picture to start from (image-to-image)."""
+    strength: float = 1.0
+    """Share of the noise that is put on `start`: 0 leaves it as it is, 1 leaves nothing of it."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None: the model's own."""
 
 
 class Encoded(NamedTuple):
@@ -159,6 +163,32 @@ class Verdict:
 
 
 Detector = Callable[[Sequence[Image]], list[Verdict]]
+
+PLAIN = "none"
+"""Attack name of the concept's prompts as they are."""
+KEPT = "kept"
+"""Attack name of prompts of other concepts; what they name is what should be seen."""
+ACROSS = "across"
+"""Attack name of prompts of another domain: styles if the concept is a thing, and the reverse."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture that was asked for; a failed one is a row too, so denominators never shrink."""
+
+    root: Case
+    """The case as the attack was given it."""
+    case: Case
+    """The case as the attack answered it: what was drawn."""
+    step: int
+    """Which of the attack's queries for this root it is, from 0."""
+    image: Path | None
+    """In the run's folder; None where drawing failed."""
+    verdict: Verdict | None
+    error: str | None = None
+    """Why there is no picture or no verdict."""
+    attack: str = PLAIN
+    """Name of the attack, or `PLAIN`, `KEPT`, `ACROSS`."""
 
 
 @dataclass(frozen=True)

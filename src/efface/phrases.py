@@ -81,3 +81,18 @@ def unseen(concept: Concept) -> list[str]:
 def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:
     """About `most` of what is given, evenly taken."""
     return given[:: max(1, len(given) // most)]
+
+
+def mention(prompt: str, concept: Concept) -> tuple[int, int]:
+    """Where a prompt names the concept, by its longest phrase there; all of it if nowhere."""
+    lowered = prompt.lower()
+    for phrase in sorted(concept.erase, key=len, reverse=True):
+        if (at := lowered.find(phrase.lower())) >= 0:
+            return at, at + len(phrase)
+    return 0, len(prompt)
+
+
+def put(prompt: str, concept: Concept, other: str) -> str:
+    """The prompt with what names the concept replaced."""
+    start, end = mention(prompt, concept)
+    return prompt[:start] + other + prompt[end:]

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,10 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
+from efface.backbones.encoders import Clip
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
+from efface.backbones.token_reader import TokenReader
 from efface.core import EffaceError, Ellipsoid, Encoded
 from efface.tokens import each, together
 
@@ -49,6 +52,8 @@ class Words(NamedTuple):
     """Words it should go on drawing, whatever is erased."""
     things: tuple[str, ...]
     """Those that name things, which a style can be said of."""
+    synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Word -> other words for the same."""
 
 
 class Reader(NamedTuple):
@@ -73,15 +78,18 @@ class Model:
         *,
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
+        pipe: "DiffusionPipeline | None" = None,
     ) -> None:
         """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
-        nobody else holds the text encoders, so what they said once they will say again.
+        nobody else changes the text encoders, so what they said once they will say again. `pipe`:
+        the live pipeline whose text side this is.
         """
+        self.pipe = pipe
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
-        self.vocabulary, self.things = words
+        self.vocabulary, self.things, self.synonyms = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
         self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
@@ -100,6 +108,18 @@ class Model:
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
         return self._load_text()
+
+    @cached_property
+    def token_reader(self) -> TokenReader:
+        """Token sequences to rows, for models with one CLIP text encoder."""
+        if self.kind.name != "sd":
+            raise EffaceError(
+                f"tokens are searched for Stable Diffusion 1 and 2, not {self.kind.name}: leave "
+                "that attack out"
+            )
+        [clip] = self.text.encoders
+        assert isinstance(clip, Clip)
+        return TokenReader(clip.tokenizer, clip.model, clip.length)
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -242,19 +262,21 @@ def readers(
 
 
 def words_of(root: Path | None) -> Words:
-    """The words of the model's `concepts.json`, else everyday ones."""
-    path = None if root is None else root / "concepts.json"
-    if path is None or not path.is_file():
+    """The words of the model's `concepts.json`, else everyday ones; of its `synonyms.json`."""
+    if root is None or not (path := root / "concepts.json").is_file():
         return Words(EVERYDAY, EVERYDAY)
     lists = Checkpoint.read_json(path)
     if not all(isinstance(words, list) for words in lists.values()):
         raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
     every = tuple(str(w) for words in lists.values() for w in words)
-    return Words(every, tuple(map(str, lists.get("concepts", []))))
+    others = root / "synonyms.json"
+    known = Checkpoint.read_json(others) if others.is_file() else {}
+    synonyms = {str(word): tuple(map(str, ways)) for word, ways in known.items()}
+    return Words(every, tuple(map(str, lists.get("concepts", []))), synonyms)
 
 
-def open_pipeline(pipe: "DiffusionPipeline") -> Model:
-    """Use a live pipeline's own tensors."""
+def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
+    """Use a live pipeline's own tensors; `frozen`: nobody will change them meanwhile."""
     name = type(pipe).__name__
     component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
     if component is None:
@@ -272,4 +294,6 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
         words_of(Path(origin) if origin else None),
+        frozen=frozen,
+        pipe=pipe,
     )
