@@ -1,4 +1,4 @@
-"""The half of a model that closed-form erasing needs: tokenizers, text encoders, text readers.
+"""One model as erasers see it: tokenizers, text encoders, text readers; the denoiser on demand.
 
 A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live
 pipeline, whose own tensors are used; from a single file, see `efface.backbones.open`. All give the
@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
+from efface.backbones.denoiser import live_denoiser, load_denoiser
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
-from efface.core import EffaceError, Ellipsoid, Encoded
+from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ REMEMBERED = 1 << 28
 """Numbers that a frozen model keeps of what it said: a fit asks for the same prompts repeatedly."""
 BATCH = 32
 """Prompts encoded at once."""
-Said = Mapping[str, Encoded]
-"""What one prompt gives on every stream."""
 
 
 class Words(NamedTuple):
@@ -71,6 +70,7 @@ class Model:
         load_text: Callable[[], TextSide],
         words: Words,
         *,
+        load_denoiser: Callable[[], Denoiser],
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
     ) -> None:
@@ -81,6 +81,7 @@ class Model:
         """
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
+        self._load_denoiser = load_denoiser
         self.vocabulary, self.things = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
@@ -100,6 +101,14 @@ class Model:
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
         return self._load_text()
+
+    def denoiser(self) -> Denoiser:
+        """The live denoiser, loaded when it is first asked for."""
+        return self._denoiser
+
+    @cached_property
+    def _denoiser(self) -> Denoiser:
+        return self._load_denoiser()
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -220,6 +229,7 @@ def open_folder(root: Path) -> Model:
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         words_of(root),
+        load_denoiser=lambda: load_denoiser(checkpoint, kind),
         frozen=True,
     )
 
@@ -272,4 +282,5 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         tensors.__getitem__,
         lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
         words_of(Path(origin) if origin else None),
+        load_denoiser=lambda: live_denoiser(pipe, kind),
     )
