@@ -23,6 +23,7 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "esd": "efface.erasers.esd:ESD",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }
