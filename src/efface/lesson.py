@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, OnStep, Said
+from efface.core import Backbone, Concept, Denoiser, OnStep, Said
 from efface.moments import Moments, beside, draw, remembered, said_by, say, spread
 from efface.phrases import fitted, held
 from efface.tokens import check_spoken
 
 WATCHED = 32
 """Moments at which it is measured how far training moves predictions."""
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Drawing:
     count: int
     steps: int
     guidance: float
-    redraw: int
+    redraw: int = 0
     """Steps after which the edited model draws them anew; 0: the base draws them once."""
 
 
@@ -38,7 +39,37 @@ class Batch(NamedTuple):
 
     moments: Moments
     said: Said
-    """What each was drawn as."""
+    """What each is called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Moments with the prompts they are of; their `named` and `other` are the base's."""
+
+    denoiser: Denoiser
+    prompts: Said
+    moments: Moments
+
+    def some(self, count: int, rng: Generator) -> Batch:
+        """Examples at random."""
+        picks = torch.randint(len(self.moments.times), (count,), generator=rng)
+        return self._batch(self.moments.at(picks))
+
+    def _batch(self, moments: Moments) -> Batch:
+        return Batch(moments, said_by(self.prompts, moments.pair))
+
+    def moved(self, weights: Weights) -> float:
+        """How far `weights` move predictions, against what their prompts say in the base model.
+
+        Σ|f(x_t, c) − f*(x_t, c)|² / Σ|f*(x_t, c) − f*(x_t, o)|² at some moments, o what c is guided
+        away from: 0 is untouched, 1 as much as the prompt matters.
+        """
+        at = torch.linspace(0, len(self.moments.times) - 1, WATCHED).long()
+        some, said = self._batch(self.moments.at(at))
+        with torch.no_grad():
+            now = self.denoiser.predict(some.latents, some.times, said, weights)
+        off, says = (now - some.named).square().sum(), (some.named - some.other).square().sum()
+        return (off / says).item()
 
 
 class Lesson:
@@ -54,79 +85,81 @@ class Lesson:
         on_step: OnStep,
     ) -> None:
         """`kept`: drawings of what is kept; `rng` gives the seeds of drawings, nothing else."""
-        self.model, self.denoiser = model, model.denoiser()
+        self.denoiser = model.denoiser()
         self._drawing, self._on_step = drawing, on_step
-        phrases, goals = zip(*fitted(concept), strict=True)
-        self.named, self.other = say(model, phrases), say(model, goals)
-        check_spoken(self.named[model.streams[0]], phrases)
-        self.pair = spread(drawing.count, len(phrases))
-        self._seed = _seed(rng)
-        self.erased = self._drawn(self.named, self.other, self.pair, self._seed)
-        self._current = self.erased
-        words = ["", *held(concept)]
-        self.words = say(model, words)
-        empty = said_by(self.words, torch.zeros(len(words), dtype=torch.long))
-        which = spread(kept, len(words)) * max(1, len(words) // max(1, kept)) % len(words)
-        self.kept = self._drawn(self.words, empty, which, _seed(rng))
-
-    def _drawn(self, named: Said, other: Said, pair: Tensor, seed: int) -> Moments:
-        drawing = self._drawing
-        return remembered(
+        self.named, self.other = said_of_concept(model, concept)
+        self._pair = spread(drawing.count, len(self.named[model.streams[0]].states))
+        drawn = remembered(
             self.denoiser,
-            named,
-            other,
-            pair,
+            self.named,
+            self.other,
+            self._pair,
             steps=drawing.steps,
             guidance=drawing.guidance,
-            seed=seed,
-            on_step=self._on_step,
+            seed=seed_of(rng),
+            on_step=on_step,
         )
+        self.erased = self._current = Pool(self.denoiser, self.named, drawn)
+        self.kept = kept_pool(model, concept, drawing, kept, seed_of(rng), on_step)
 
-    def batch(self, weights: Mapping[str, Tensor], step: int, count: int, rng: Generator) -> Batch:
+    def batch(self, weights: Weights, step: int, count: int, rng: Generator) -> Batch:
         """Examples of the concept; `named` and `other` of them are the base's predictions."""
         again = self._drawing.redraw
         if again and step % again == 0:
-            self._current = draw(
+            drawn = draw(
                 self.denoiser,
                 self.named,
                 self.other,
-                self.pair,
+                self._pair,
                 steps=self._drawing.steps,
                 guidance=self._drawing.guidance,
                 rng=rng,
                 on_step=self._on_step,
                 weights=weights,
             )
-        some = self._current.at(torch.randint(len(self._current.times), (count,), generator=rng))
-        said = said_by(self.named, some.pair)
+            self._current = Pool(self.denoiser, self.named, drawn)
+        some, said = self._current.some(count, rng)
         if again:
-            both = beside(said, said_by(self.other, some.pair))
-            with torch.no_grad():
-                ahead, away = self.denoiser.predict(
-                    some.latents.repeat(2, 1, 1, 1), some.times.repeat(2), both
-                ).chunk(2)
-            some = some._replace(named=ahead, other=away)
+            some = with_base(self.denoiser, some, said, said_by(self.other, some.pair))
         return Batch(some, said)
 
-    def keeping(self, count: int, rng: Generator) -> Batch:
-        """Examples of what is kept, drawn by the base."""
-        some = self.kept.at(torch.randint(len(self.kept.times), (count,), generator=rng))
-        return Batch(some, said_by(self.words, some.pair))
 
-    def moved(self, weights: Mapping[str, Tensor], *, kept: bool) -> float:
-        """How far `weights` move predictions, against what their prompts say in the base model.
+def said_of_concept(model: Backbone, concept: Concept) -> tuple[Said, Said]:
+    """What is erased and what each becomes."""
+    phrases, goals = zip(*fitted(concept), strict=True)
+    named, other = say(model, phrases), say(model, goals)
+    check_spoken(named[model.streams[0]], phrases)
+    return named, other
 
-        Σ|f(x_t, c) − f*(x_t, c)|² / Σ|f*(x_t, c) − f*(x_t, "")|² at some moments: 0 is untouched, 1
-        as much as the prompt matters.
-        """
-        pool, words = (self.kept, self.words) if kept else (self.erased, self.named)
-        some = pool.at(torch.linspace(0, len(pool.times) - 1, WATCHED).long())
-        with torch.no_grad():
-            now = self.denoiser.predict(
-                some.latents, some.times, said_by(words, some.pair), weights
-            )
-        off, says = (now - some.named).square().sum(), (some.named - some.other).square().sum()
-        return (off / says).item()
+
+def kept_pool(
+    model: Backbone, concept: Concept, drawing: Drawing, count: int, seed: int, on_step: OnStep
+) -> Pool:
+    """Drawings by the base of what is kept, the empty prompt among it."""
+    words = ["", *held(concept)]
+    said = say(model, words)
+    empty = said_by(said, torch.zeros(len(words), dtype=torch.long))
+    which = (torch.arange(count) * max(1, len(words) // count)) % len(words)
+    drawn = remembered(
+        model.denoiser(),
+        said,
+        empty,
+        which,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        seed=seed,
+        on_step=on_step,
+    )
+    return Pool(model.denoiser(), said, drawn)
+
+
+def with_base(denoiser: Denoiser, some: Moments, named: Said, other: Said) -> Moments:
+    """The same moments with what the base predicts there, in one batched call."""
+    with torch.no_grad():
+        ahead, away = denoiser.predict(
+            some.latents.repeat(2, 1, 1, 1), some.times.repeat(2), beside(named, other)
+        ).chunk(2)
+    return some._replace(named=ahead, other=away)
 
 
 def away(moments: Moments, guidance: float, start: str) -> Float[Tensor, "batch c h w"]:
@@ -138,5 +171,6 @@ def away(moments: Moments, guidance: float, start: str) -> Float[Tensor, "batch 
     return (away if start == "nothing" else ahead) - guidance * (ahead - away)
 
 
-def _seed(rng: Generator) -> int:
+def seed_of(rng: Generator) -> int:
+    """A seed for a generator of its own."""
     return int(torch.randint(2**62, (1,), generator=rng))

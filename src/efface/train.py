@@ -24,6 +24,8 @@ from efface.moments import digest
 from efface.output import write_whole
 
 Weights = Mapping[str, Tensor]
+EVERY = 20
+"""Steps between two looks at what is kept."""
 
 
 class Watch(NamedTuple):
@@ -34,6 +36,11 @@ class Watch(NamedTuple):
     every: int
 
 
+def watching(moved: Callable[[Weights], float], limit: float | None) -> Watch | None:
+    """Looks every so often, if there is a limit."""
+    return None if limit is None else Watch(moved, limit, EVERY)
+
+
 class Trained(NamedTuple):
     """What a run came to."""
 
@@ -42,6 +49,18 @@ class Trained(NamedTuple):
     stopped: str
     """Why no further step was made."""
     losses: list[float]
+
+    def facts(
+        self, erased: Callable[[Weights], float], kept: Callable[[Weights], float]
+    ) -> dict[str, Any]:
+        """What a patch's header says of a training; the arguments measure how far it moves."""
+        return {
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "loss": [self.losses[i] for i in (0, -1)] if self.losses else None,
+            "moved": {"erased": erased(self.weights), "kept": kept(self.weights)},
+            "trained": sum(w.numel() for w in self.weights.values()),
+        }
 
 
 @dataclass
@@ -107,7 +126,7 @@ class _Run:
     def __init__(self, start: Weights, rate: float, rng: Generator) -> None:
         self.weights = {k: w.detach().float().clone().requires_grad_() for k, w in start.items()}
         self.optimiser = torch.optim.Adam(list(self.weights.values()), lr=rate)
-        self.rng, self.step, self.losses = rng, 0, list[float]()
+        self.rng, self.step, self.losses, self.stopped = rng, 0, list[float](), ""
         self.good = {k: w.detach().clone() for k, w in self.weights.items()}
         """The weights when they were last found not to move too much, and at which step."""
         self.good_at = 0
@@ -118,7 +137,8 @@ class _Run:
             tensors |= {f"weight.{i}": weight, f"good.{i}": self.good[name]}
             kept = self.optimiser.state[weight]
             tensors |= {f"{key}.{i}": value for key, value in kept.items()}
-        standing.write(tensors, {"step": self.step, "losses": self.losses, "good_at": self.good_at})
+        story = {k: getattr(self, k) for k in ("step", "losses", "good_at", "stopped")}
+        standing.write(tensors, story)
 
     @torch.no_grad()
     def read(self, standing: Standing) -> None:
@@ -133,7 +153,8 @@ class _Run:
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
         self.rng.set_state(tensors["rng"])
-        self.step, self.losses, self.good_at = story["step"], story["losses"], story["good_at"]
+        for key, value in story.items():
+            setattr(self, key, value)
 
 
 def train(
@@ -147,16 +168,17 @@ def train(
     watch: Watch | None = None,
     standing: Standing | None = None,
     whole: int = 1,
+    last: bool = True,
 ) -> Trained:
     """Descend `loss`, which is told the weights, the step and the generator, for `steps` steps.
 
     `whole`: a run is picked up at multiples of it only, since `loss` remembers things in between.
+    `last`: nothing follows; else the end of this run is kept until what follows it is done.
     """
     run = _Run(start, rate, rng)
     if standing is not None:
         run.read(standing)
-    stopped = "the steps asked for were done"
-    while run.step < steps:
+    while run.step < steps and not run.stopped:
         if standing is not None and run.step and run.step % whole == 0 and standing.due():
             run.write(standing)
         on_step("training", run.step, steps)
@@ -164,17 +186,20 @@ def train(
         if watch is None or (run.step % watch.every and run.step < steps):
             continue
         if not (moved := watch.moved(_still(run.weights))) <= watch.limit:
-            stopped = (
+            run.stopped = (
                 f"a further step would move what is kept by {moved:.3g}, the limit {watch.limit}"
             )
             break
         run.good_at = run.step
         for name, weight in run.weights.items():
             run.good[name].copy_(weight.detach())
-    if standing is not None:
+    if standing is not None and last:
         standing.done()
+    elif standing is not None and standing.due():
+        run.write(standing)
     ended = _still(run.weights) if watch is None else run.good
-    return Trained(ended, run.step if watch is None else run.good_at, stopped, run.losses)
+    done = run.step if watch is None else run.good_at
+    return Trained(ended, done, run.stopped or "the steps asked for were done", run.losses)
 
 
 def _descend(run: _Run, loss: Callable[..., Tensor], standing: Standing | None) -> None:

@@ -44,6 +44,8 @@ def methods() -> list[Method]:
     for name in erasers.REGISTRY:
         found += [Method(name, preset, {}) for preset in (None, *erasers.presets(name))]
         for setting in describe(erasers.find(name)):
+            if setting.name not in vars(erasers.find(name))["__annotations__"]:
+                continue  # its parent's, where it is tried
             choices = [k for k in setting.kinds if isinstance(k, str) and k != setting.default]
             found += [Method(name, None, {setting.name: choice}) for choice in choices]
     return [m._replace(settings={**_quick(m), **m.settings}) for m in found]
@@ -57,7 +59,15 @@ def _quick(method: Method) -> dict[str, Any]:
     return {k: v for k, v in SHORT.items() if k in known}
 
 
-SHORT = {"steps": 4, "rate": 1e-2, "drawings": 2, "drawing_steps": 4, "keep_drawings": 4}
+SHORT = {
+    "steps": 4,
+    "erase_steps": 2,
+    "attack_steps": 2,
+    "rate": 1e-2,
+    "drawings": 2,
+    "drawing_steps": 4,
+    "keep_drawings": 4,
+}
 """Settings of a training of a second."""
 
 

@@ -118,16 +118,16 @@ def test_it_learns_what_equation_seven_says(model: Model) -> None:
     """Over all moments, not only those of an update; before, the concept is as far as η + 1."""
     eraser = ESD(**SHORT, steps=40, layers="full", keep_weight=0.0)
     lesson = eraser.lesson(model, CONCEPT, Generator().manual_seed(0), quiet)
-    goal = away(lesson.erased, 1.0, "nothing")
+    goal = away(lesson.erased.moments, 1.0, "nothing")
     patch = eraser.fit(model, CONCEPT, Generator().manual_seed(0), quiet)
     new = {e.param: model.weight(e.param) + e.a for e in patch.edits}
-    said = said_by(lesson.named, lesson.erased.pair)
+    said = said_by(lesson.named, lesson.erased.moments.pair)
 
     def far(weights: dict[str, Tensor]) -> float:
-        out = lesson.denoiser.predict(*lesson.erased[:2], said, weights)
+        out = lesson.denoiser.predict(*lesson.erased.moments[:2], said, weights)
         return (out - goal).square().sum().item()
 
-    says = (lesson.erased.named - lesson.erased.other).square().sum().item()
+    says = (lesson.erased.moments.named - lesson.erased.moments.other).square().sum().item()
     assert far({}) == pytest.approx(4 * says, rel=1e-3)
     assert far(new) < 0.3 * far({})
 

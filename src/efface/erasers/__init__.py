@@ -23,7 +23,9 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "ablation": "efface.erasers.ablation:Ablation",
     "esd": "efface.erasers.esd:ESD",
+    "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }

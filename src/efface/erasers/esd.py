@@ -14,7 +14,6 @@ where a step of 5e-5 mostly rounds away. Where a concept is sent toward somethin
 except that a trajectory of the current model serves `redraw` steps and not one.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,15 +21,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.core import Backbone, Concept, EffaceError, OnStep
+from efface.core import Backbone, Concept, Denoiser, EffaceError, OnStep
 from efface.layers import Layers, chosen
 from efface.lesson import Batch, Drawing, Lesson, away
 from efface.moments import beside
 from efface.patch import Patch, dense
-from efface.train import Trained, Watch, standing_of, train
-
-EVERY = 20
-"""Steps between two looks at what is kept."""
+from efface.train import Standing, Trained, Weights, standing_of, train, watching
 
 
 @dataclass(frozen=True)
@@ -43,13 +39,13 @@ class ESD:
     """η, from 0: how far past nothing the concept is pushed. Higher erases harder, spoils more."""
     start: Literal["nothing", "concept"] = "nothing"
     """Where the push starts: nothing (the paper, η = 1) or concept (today's code, 2 is that)."""
-    steps: int = 100
+    steps: int = 60
     """Updates, from 0. More erase harder and move neighbours more."""
-    rate: float = 1e-4
+    rate: float = 2e-4
     """Adam's learning rate, above 0. Higher needs fewer steps and moves neighbours more."""
     batch: int = 4
     """Moments of the concept in an update, from 1. Higher is steadier and slower."""
-    drawings: int = 16
+    drawings: int = 8
     """Drawings of the concept, from 1; each gives as many moments as it has steps."""
     drawing_steps: int = 20
     """Steps of a drawing, from 1. More give more moments."""
@@ -59,7 +55,7 @@ class ESD:
     """Updates after which the edited model draws anew; 0: only the base draws, once."""
     keep_weight: float = 1.0
     """Weight, from 0, of predicting kept prompts as before; 0 is the paper's."""
-    keep_drawings: int = 32
+    keep_drawings: int = 16
     """Drawings of kept prompts, from 1. More hold more of them."""
     most_moved: float | None = None
     """Stop before kept prompts are moved by more than this share of what they say; none: never."""
@@ -76,29 +72,62 @@ class ESD:
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The trained weights less the model's own."""
-        return fine_tuned("esd", self, model, concept, rng, on_step)
+        story: dict[str, Any] = {"name": "esd", **asdict(self)}
+        standing = standing_of(model, concept, story, rng)
+        lesson = self.lesson(model, concept, rng, on_step)
+        base = self.parameters(lesson.denoiser)
+        trained = self.erase(lesson, base, self.steps, rng, on_step, standing)
+        on_step("training", 1, 1)
+        edits = dense(base, trained.weights)
+        facts = trained.facts(lesson.erased.moved, lesson.kept.moved)
+        return Patch(concept, story, model.fingerprint, edits=edits, facts=facts)
+
+    def parameters(self, denoiser: Denoiser) -> dict[str, Tensor]:
+        """What is trained, as it is in the base."""
+        return {n: denoiser.weight(n) for n in chosen(denoiser.names(), self.layers)}
+
+    def erase(
+        self,
+        lesson: Lesson,
+        start: Weights,
+        steps: int,
+        rng: Generator,
+        on_step: OnStep,
+        standing: Standing,
+        *,
+        last: bool = True,
+    ) -> Trained:
+        """Descend Eq. 7 from `start`."""
+        return train(
+            start,
+            lambda weights, step, generator: self.loss(lesson, weights, step, generator),
+            steps=steps,
+            rate=self.rate,
+            rng=rng,
+            on_step=on_step,
+            watch=watching(lesson.kept.moved, self.most_moved),
+            standing=standing,
+            whole=max(1, self.redraw),
+            last=last,
+        )
 
     def lesson(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Lesson:
         """What is learned from."""
         drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance, self.redraw)
         return Lesson(model, concept, drawing, self.keep_drawings, rng, on_step)
 
-    def loss(
-        self, lesson: Lesson, weights: Mapping[str, Tensor], step: int, rng: Generator
-    ) -> Tensor:
+    def loss(self, lesson: Lesson, weights: Weights, step: int, rng: Generator) -> Tensor:
         """Eq. 7, and kept prompts as before; one call for both."""
         batch = lesson.batch(weights, step, self.batch, rng)
         return self.regression(lesson, weights, batch, rng)
 
-    def regression(
-        self, lesson: Lesson, weights: Mapping[str, Tensor], batch: Batch, rng: Generator
-    ) -> Tensor:
+    def regression(self, lesson: Lesson, weights: Weights, batch: Batch, rng: Generator) -> Tensor:
         """The loss at examples of the concept."""
         goal = away(batch.moments, self.guidance, self.start)
         if not self.keep_weight:
             out = lesson.denoiser.predict(*batch.moments[:2], batch.said, weights)
             return mse_loss(out, goal)
-        keep = lesson.keeping(self.batch, rng)
+        keep = lesson.kept.some(self.batch, rng)
         out, kept = lesson.denoiser.predict(
             torch.cat([batch.moments.latents, keep.moments.latents]),
             torch.cat([batch.moments.times, keep.moments.times]),
@@ -106,52 +135,6 @@ class ESD:
             weights,
         ).split([self.batch, self.batch])
         return mse_loss(out, goal) + self.keep_weight * mse_loss(kept, keep.moments.named)
-
-
-def fine_tuned(
-    name: str, eraser: ESD, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep
-) -> Patch:
-    """Train an eraser of this kind from the base's weights."""
-    story: dict[str, Any] = {"name": name, **asdict(eraser)}
-    standing = standing_of(model, concept, story, rng)
-    lesson = eraser.lesson(model, concept, rng, on_step)
-    denoiser = lesson.denoiser
-    base = {n: denoiser.weight(n) for n in chosen(denoiser.names(), eraser.layers)}
-    trained = train(
-        base,
-        lambda weights, step, generator: eraser.loss(lesson, weights, step, generator),
-        steps=eraser.steps,
-        rate=eraser.rate,
-        rng=rng,
-        on_step=on_step,
-        watch=watch(lesson, eraser.most_moved),
-        standing=standing,
-        whole=max(1, eraser.redraw),
-    )
-    on_step("training", 1, 1)
-    edits = dense(base, trained.weights)
-    return Patch(concept, story, model.fingerprint, edits=edits, facts=measured(lesson, trained))
-
-
-def watch(lesson: Lesson, limit: float | None) -> Watch | None:
-    """Stops before kept prompts move by more than the limit."""
-    if limit is None:
-        return None
-    return Watch(lambda weights: lesson.moved(weights, kept=True), limit, EVERY)
-
-
-def measured(lesson: Lesson, trained: Trained) -> dict[str, Any]:
-    """What a patch's header says of a training."""
-    return {
-        "steps": trained.steps,
-        "stopped": trained.stopped,
-        "loss": [trained.losses[i] for i in (0, -1)] if trained.losses else None,
-        "moved": {
-            "erased": lesson.moved(trained.weights, kept=False),
-            "kept": lesson.moved(trained.weights, kept=True),
-        },
-        "trained": sum(w.numel() for w in trained.weights.values()),
-    }
 
 
 PRESETS = {
