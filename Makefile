@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench model-report erasure-report
+.PHONY: help demo test check format bench model-report erasure-report esd-cost
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -38,6 +38,9 @@ model-report: .venv/.dev ## Measure the bundled model against its bars (fetches 
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
+	$(BIN)/python -m studies.esd_cost
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

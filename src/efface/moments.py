@@ -71,8 +71,9 @@ def beside(*said: Said) -> Said:
 
 
 def spread(count: int, over: int) -> Int[Tensor, "count"]:
-    """Which of `over` prompts each of `count` drawings is of: all in turn."""
-    return torch.arange(count) % over
+    """Which of `over` prompts each of `count` drawings is of: all in turn, or some evenly."""
+    each = torch.arange(count)
+    return each % over if count >= over else each * over // count
 
 
 @torch.no_grad()

@@ -56,7 +56,8 @@ def _quick(method: Method) -> dict[str, Any]:
     if method.name == "rece":  # the automatic mode stops before its first epoch on the tiny model
         return {"epochs": 1} if method.settings else {}
     known = {s.name for s in describe(erasers.find(method.name))}
-    return {k: v for k, v in SHORT.items() if k in known}
+    logits = {"rate": 2.0} if "sparsity" in known else {}  # of a mask: they begin far from pruning
+    return {k: v for k, v in SHORT.items() if k in known} | logits
 
 
 SHORT = {
