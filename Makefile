@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -42,6 +42,9 @@ attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
+	$(BIN)/python -m studies.esd_cost
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

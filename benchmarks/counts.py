@@ -52,6 +52,7 @@ class MadeUp(Model):
             real._fetch,
             lambda: real.text,
             Words((), ()),
+            load_denoiser=real.denoiser,
             frozen=True,
         )
         found.known = {}

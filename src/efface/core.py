@@ -6,11 +6,13 @@ Nothing here imports another module of efface.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 
 class EffaceError(ValueError):
@@ -87,6 +89,11 @@ class Encoded(NamedTuple):
     """Where each part begins."""
 
 
+Said = Mapping[str, Encoded]
+"""Prompts on every stream."""
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class Ellipsoid(NamedTuple):
     """Where rows of a text stream lie: axes z + shift with |z|^2 = radius2."""
 
@@ -119,6 +126,79 @@ class Edit:
 
 
 @runtime_checkable
+class Noise(Protocol):
+    """x_t = α x₀ + σ ε at every time t, and what the denoiser's output says of x₀ and ε."""
+
+    @property
+    def key(self) -> str:
+        """Tells schedules apart."""
+
+    def levels(
+        self, times: Float[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
+        """α and σ."""
+
+    def grid(self, steps: int, offset: float = 0.0) -> list[float]:
+        """Times of a drawing from noise to picture; `offset`, 0 to 1, moves them within a step."""
+
+    def anywhen(self, count: int, rng: Generator) -> Float[Tensor, "count"]:
+        """Times at random."""
+
+    def split(
+        self,
+        latents: Float[Tensor, "batch c h w"],
+        times: Float[Tensor, "batch"],
+        output: Float[Tensor, "batch c h w"],
+    ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c h w"]]:
+        """x₀ and ε as the output says."""
+
+    def joined(
+        self,
+        clean: Float[Tensor, "batch c h w"],
+        noise: Float[Tensor, "batch c h w"],
+        times: Float[Tensor, "batch"],
+    ) -> Float[Tensor, "batch c h w"]:
+        """The output that says x₀ and ε."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The live denoiser. Its tensors are the model's own; nothing asked of it changes them."""
+
+    module: nn.Module
+    """A view of the network that shares its tensors' storage, frozen: hooks on it are its own."""
+    noise: Noise
+    shape: tuple[int, int, int]
+    """Channels, height and width of one latent."""
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of a picture."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    def names(self) -> list[str]:
+        """Every parameter, by component/name."""
+
+    def weight(self, name: str) -> Tensor:
+        """One of them."""
+
+    def predict(
+        self,
+        latents: Float[Tensor, "batch c h w"],
+        times: Float[Tensor, "batch"],
+        said: "Said",
+        weights: Mapping[str, Tensor] = NO_WEIGHTS,
+    ) -> Float[Tensor, "batch c h w"]:
+        """The network's output, float32; differentiable in latents, rows and `weights`.
+
+        `weights`: by name, tensors that stand in for the model's own.
+        """
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """What an eraser may ask of a model; it never changes anything."""
 
@@ -141,6 +221,9 @@ class Backbone(Protocol):
 
     def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
         """Where the stream's rows lie: on any of these."""
+
+    def denoiser(self) -> Denoiser:
+        """The live denoiser, loaded when it is first asked for."""
 
 
 def same_base(one: str, other: str) -> bool:

@@ -250,6 +250,14 @@ def _edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
     return Edit(param, op, a, b)
 
 
+def dense(base: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> tuple[Edit, ...]:
+    """What to add to tensors of a base to make them the new ones, in float32."""
+    return tuple(
+        Edit(name, "add", (w.detach().double() - base[name].detach().double()).float().cpu())
+        for name, w in new.items()
+    )
+
+
 def stack(patches: Sequence[Patch]) -> Patch:
     """One patch that does what applying `patches` first to last does to one base."""
     if not patches:

@@ -1,4 +1,4 @@
-"""The half of a model that closed-form erasing needs: tokenizers, text encoders, text readers.
+"""One model as erasers see it: tokenizers, text encoders, text readers; the denoiser on demand.
 
 A `Model` is opened from a folder, where tensors stay on disk until asked for, or from a live
 pipeline, whose own tensors are used; from a single file, see `efface.backbones.open`. All give the
@@ -18,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
+from efface.backbones.denoiser import live_denoiser, load_denoiser
 from efface.backbones.encoders import Clip
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
 from efface.backbones.token_reader import TokenReader
-from efface.core import EffaceError, Ellipsoid, Encoded
+from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ REMEMBERED = 1 << 28
 """Numbers that a frozen model keeps of what it said: a fit asks for the same prompts repeatedly."""
 BATCH = 32
 """Prompts encoded at once."""
-Said = Mapping[str, Encoded]
-"""What one prompt gives on every stream."""
 
 
 class Words(NamedTuple):
@@ -76,6 +75,7 @@ class Model:
         load_text: Callable[[], TextSide],
         words: Words,
         *,
+        load_denoiser: Callable[[], Denoiser],
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
         pipe: "DiffusionPipeline | None" = None,
@@ -89,6 +89,7 @@ class Model:
         self.pipe = pipe
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
+        self._load_denoiser = load_denoiser
         self.vocabulary, self.things, self.synonyms = words
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
@@ -120,6 +121,14 @@ class Model:
         [clip] = self.text.encoders
         assert isinstance(clip, Clip)
         return TokenReader(clip.tokenizer, clip.model, clip.length)
+
+    def denoiser(self) -> Denoiser:
+        """The live denoiser, loaded when it is first asked for."""
+        return self._denoiser
+
+    @cached_property
+    def _denoiser(self) -> Denoiser:
+        return self._load_denoiser()
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -240,6 +249,7 @@ def open_folder(root: Path) -> Model:
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         words_of(root),
+        load_denoiser=lambda: load_denoiser(checkpoint, kind),
         frozen=True,
     )
 
@@ -296,4 +306,5 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
         words_of(Path(origin) if origin else None),
         frozen=frozen,
         pipe=pipe,
+        load_denoiser=lambda: live_denoiser(pipe, kind),
     )

@@ -22,6 +22,11 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "ablation": "efface.erasers.ablation:Ablation",
+    "esd": "efface.erasers.esd:ESD",
+    "pac": "efface.erasers.pac:PAC",
+    "pesd": "efface.erasers.pesd:PESD",
+    "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }
