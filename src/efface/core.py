@@ -6,7 +6,7 @@ Nothing here imports another module of efface.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
@@ -114,6 +114,33 @@ class Edit:
     b: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A small network run on the output of one named site, when the model runs.
+
+    Plain data: `efface.gates` makes the network from it.
+    """
+
+    site: str
+    """Component and module: "text_encoder/encoder.layers.8", without transformers' "text_model."."""
+    kind: str
+    """Which network: a name of `efface.gates.REGISTRY`."""
+    reads: str
+    """Fingerprint of the weights that the site's output comes through."""
+    settings: Mapping[str, Any]
+    """What else the network needs, as JSON says it."""
+    tensors: Mapping[str, Tensor]
+
+
+class Heard(NamedTuple):
+    """What a site puts out for prompts."""
+
+    rows: Float[Tensor, "prompts tokens width"]
+    """In float32 on the CPU."""
+    holds: Bool[Tensor, "prompts tokens"]
+    """Positions of the prompt itself, end token included: no start token, no padding."""
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """What an eraser may ask of a model; it never changes anything."""
@@ -137,6 +164,23 @@ class Backbone(Protocol):
 
     def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
         """Where the stream's rows lie: on any of these."""
+
+    @property
+    def own_words(self) -> tuple[str, ...]:
+        """What the model says that it draws; empty where it does not say."""
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Words for things, which a style can be said of."""
+
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through."""
 
 
 def same_base(one: str, other: str) -> bool:

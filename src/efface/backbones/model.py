@@ -5,7 +5,6 @@ pipeline, whose own tensors are used; from a single file, see `efface.backbones.
 same numbers and the same fingerprint.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,11 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
+from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
+from efface.backbones.layers import hear, identity, sites
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
-from efface.core import EffaceError, Ellipsoid, Encoded
+from efface.core import EffaceError, Ellipsoid, Encoded, Heard
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Words(NamedTuple):
     """Words it should go on drawing, whatever is erased."""
     things: tuple[str, ...]
     """Those that name things, which a style can be said of."""
+    own: bool = False
+    """Whether the model itself says so."""
 
 
 class Reader(NamedTuple):
@@ -81,7 +84,8 @@ class Model:
         """
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
-        self.vocabulary, self.things = words
+        self.vocabulary, self.things, own = words
+        self.own_words = self.vocabulary if own else ()
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
         self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
@@ -127,12 +131,7 @@ class Model:
 
         A checkpoint keeps one of its halves when it is loaded in another precision: `same_base`.
         """
-        half, brain = hashlib.sha256(), hashlib.sha256()
-        for tensor in self._identity():
-            held = tensor.detach().cpu()
-            half.update(held.to(torch.float16).contiguous().numpy().data)
-            brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().data)
-        return f"{half.hexdigest()[:16]}-{brain.hexdigest()[:16]}"
+        return roundings(self._identity())
 
     def _identity(self) -> Iterator[Tensor]:
         """The tensors that say which model this is."""
@@ -196,6 +195,26 @@ class Model:
             self._ellipsoids = found
         return found[stream]
 
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+        return sites(self.kind.encoders, self.text)
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+        return hear(self.kind.encoders, self.text, prompts, site, BATCH)
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through.
+
+        Of a text encoder's layer: all up to it. Of a module of the denoiser: its own.
+        """
+        if site.partition("/")[0] != self.component:
+            return identity(self.kind.encoders, self.text, site)
+        inside = sorted(name for name in self.names if name.startswith(f"{site}."))
+        if not inside:
+            raise EffaceError(f"the model has no module {site!r} with weights")
+        return roundings(self._fetch(name) for name in inside)
+
 
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
@@ -250,7 +269,7 @@ def words_of(root: Path | None) -> Words:
     if not all(isinstance(words, list) for words in lists.values()):
         raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
     every = tuple(str(w) for words in lists.values() for w in words)
-    return Words(every, tuple(map(str, lists.get("concepts", []))))
+    return Words(every, tuple(map(str, lists.get("concepts", []))), own=True)
 
 
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:

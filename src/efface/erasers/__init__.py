@@ -23,6 +23,7 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "itd": "efface.erasers.itd:ItD",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }

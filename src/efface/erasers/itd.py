@@ -1,0 +1,223 @@
+"""ItD, interpret then deactivate: a sparse autoencoder finds a concept, gates it, turns it down.
+
+Tian et al., "Sparse Autoencoder as a Zero-Shot Classifier for Concept Erasing in Text-to-Image
+Diffusion Models", arXiv 2503.09446. A top-k autoencoder codes what a layer of the text encoder says
+(`efface.sae`). With T(p) the K features that are strongest anywhere in a prompt, a concept's are
+F = ∪ T(target prompts) \\ ∪ T(retained prompts). A prompt says the concept where turning F down
+moves it by τ or more; only then F is turned down, by the factor γ (`efface.gates.features`). No
+weight changes, and any number of concepts shares one autoencoder.
+
+Deviations from the authors' code: every concept has its own F and τ, where they have one of each
+for all. One function scores prompts for calibration and in use; theirs differ (largest over tokens
+or mean, γ −6 or −8). It looks at the prompt's own tokens, the start token and padding left out, and
+each prompt is padded as for the plain model, so no prompt's result depends on others. τ is theirs,
+`margin` times the least score of the target prompts, unless more than `false_positives` of retained
+prompts reach it, put in phrases that neither the autoencoder learned from nor F was chosen by;
+theirs has no such bound, and is measured on what it was chosen by. Entries of T(p) that are zero
+are left out. The negative prompt passes the gate too. Nothing is steered toward a target: what a
+concept becomes is not for this method to say. What the error term does is a setting, as is γ.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from efface.core import Backbone, Concept, EffaceError, Gate, OnStep, same_base
+from efface.gates.features import FeatureGate, Listed, Parts, parts
+from efface.patch import Patch
+from efface.phrases import PHRASINGS, THINGS, UNUSUAL, evenly, held, said_of
+from efface.sae import TopK, load
+from efface.sae_own import own
+
+DEPTH = 0.75
+"""Share of the layers below the site: the paper's is the ninth of twelve."""
+SAMPLE = 512
+"""Retained prompts that F is chosen against, at most; and as many that τ is chosen by."""
+
+
+@dataclass(frozen=True)
+class ItD:
+    """Settings of the choice of features, of the gate, and of what it does."""
+
+    sae: str | None = None
+    """Folder of an autoencoder in SAELens' format; none: one learned from the model's own words."""
+    layer: int | None = None
+    """Layer of the text encoder that is read, from 0; none: three quarters up, as in the paper."""
+    top: int = 128
+    """K, at least 1: features of a prompt that count as its own. Higher finds more of a concept's
+    features, and rules out more as those of retained prompts."""
+    factor: float = -8.0
+    """γ, below 1: what a concept's features are multiplied by; 0 switches off, lower reverses."""
+    keep_error: bool = False
+    """Whether what the autoencoder cannot code stays in a flagged prompt; false is the paper's."""
+    margin: float = 0.99
+    """τ as a share of the target prompts' least score, above 0. Lower flags what is less alike."""
+    false_positives: float = 0.01
+    """Share of retained prompts, 0 to 1, that may be flagged; 1 is the paper's: no bound."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1 or self.margin <= 0 or not 0 <= self.false_positives <= 1:
+            raise EffaceError(
+                "top must be at least 1, margin above 0 and false_positives 0 to 1: got "
+                f"{self.top}, {self.margin} and {self.false_positives}"
+            )
+        if self.factor >= 1:
+            raise EffaceError(f"factor must be below 1, where nothing changes: got {self.factor}")
+
+    def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
+        """One gate a text encoder; nothing is random."""
+        layers = model.text_layers()
+        if not layers:
+            raise EffaceError(
+                "itd reads CLIP and T5 text encoders: this model's reads every prompt behind an "
+                "instruction, which is not the method's setting; use rece or uce"
+            )
+        gates, facts = list[Gate](), dict[str, Any]()
+        for component, sites in layers.items():
+            given = None if self.sae is None else Path(self.sae)
+            if given is not None and len(layers) > 1:
+                given = given / component
+            site, sae = self._autoencoder(model, given, sites, on_step)
+            gate, facts[component] = self._gate(Reading(model, site, sae), concept, on_step)
+            gates.append(gate)
+        story = {"name": "itd", **asdict(self)}
+        on_step("calibrating", 1, 1)
+        return Patch(concept, story, model.fingerprint, gates=tuple(gates), facts={"gates": facts})
+
+    def _autoencoder(
+        self, model: Backbone, given: Path | None, sites: Sequence[str], on_step: OnStep
+    ) -> tuple[str, TopK]:
+        """The site of one text encoder, and the autoencoder of it."""
+        layer = max(0, round(DEPTH * len(sites)) - 1) if self.layer is None else self.layer
+        if not 0 <= layer < len(sites):
+            raise EffaceError(f"layer {layer} is none of {sites[0]} to {sites[-1]}")
+        if given is None:
+            return sites[layer], own(model, sites[layer], on_step)
+        sae = load(given)
+        told = sae.metadata.get("efface")
+        reads = told.get("reads") if isinstance(told, Mapping) else None
+        site = sae.metadata.get("hook_name") if reads else sites[layer]
+        if site not in sites or (self.layer is not None and site != sites[layer]):
+            raise EffaceError(f"{given} was learned at {site}, not at {sites[layer]}")
+        if isinstance(reads, str) and not same_base(reads, model.reads(site)):
+            raise EffaceError(
+                f"{given} was learned from another model's {site}: train one on this model"
+            )
+        return site, sae
+
+    def _gate(
+        self, reading: "Reading", concept: Concept, on_step: OnStep
+    ) -> tuple[Gate, dict[str, Any]]:
+        """The gate of one text encoder, and how its calibration went."""
+        on_step("choosing features", 0, 1)
+        against = set().union(*reading.strongest(retained(concept), self.top))
+        chosen, facts = list[Listed](), dict[str, dict[str, Any]]()
+        for phrase in concept.erase:
+            prompts = targets(concept, phrase)
+            alone = [found - against for found in reading.strongest(prompts, self.top)]
+            if not any(alone):
+                raise EffaceError(
+                    f"no feature of the autoencoder is {phrase!r}'s alone, beside what is kept: "
+                    "give one with more features (efface train-sae), or keep fewer phrases"
+                )
+            chosen.append(Listed(phrase, sorted(set().union(*alone)), 0.0))
+            having = sum(map(bool, alone))
+            facts[phrase] = {"features": len(chosen[-1].features), "prompts with one": having}
+            facts[phrase]["prompts"] = len(prompts)
+        on_step("calibrating", 0, 1)
+        gate = FeatureGate.build(*self._parts(reading.sae, chosen))
+        kept = reading.scores(gate, unseen_retained(concept))
+        for i, phrase in enumerate(concept.erase):
+            said = reading.scores(gate, unseen_targets(concept, phrase))[:, i]
+            threshold = self._threshold(said, kept[:, i], len(chosen))
+            chosen[i] = chosen[i]._replace(threshold=threshold)
+            facts[phrase] |= {"threshold": threshold, "least": said.min().item()}
+            facts[phrase]["missed"] = (said < threshold).float().mean().item()
+        limits = kept.new_tensor([c.threshold for c in chosen])
+        flagged = (kept >= limits).any(1).float()
+        rate = flagged.mean().item() if len(flagged) else None
+        parts_ = self._parts(reading.sae, chosen)
+        gate_ = Gate(reading.site, "features", reading.model.reads(reading.site), *parts_)
+        return gate_, {
+            "site": reading.site,
+            "false positives": {"value": rate, "n": len(flagged)},
+            "concepts": facts,
+        }
+
+    def _parts(self, sae: TopK, chosen: Sequence[Listed]) -> Parts:
+        return parts(sae, chosen, self.factor, keep_error=self.keep_error)
+
+    def _threshold(
+        self, said: Float[Tensor, "targets"], kept: Float[Tensor, "retained"], concepts: int
+    ) -> float:
+        """τ of one of `concepts`, which share the bound on false positives."""
+        least = self.margin * said.min().item()
+        allowed = int(self.false_positives / concepts * len(kept))
+        if allowed >= len(kept):
+            return least
+        first = kept.sort(descending=True).values[allowed].item()  # must not be flagged
+        return max(least, math.nextafter(first, math.inf) if first >= least else least)
+
+
+class Reading(NamedTuple):
+    """A site of a model, read through an autoencoder."""
+
+    model: Backbone
+    site: str
+    sae: TopK
+
+    def strongest(self, prompts: Sequence[str], top: int) -> list[set[int]]:
+        """T(p) of each prompt: its `top` features of largest value over its tokens, above zero."""
+        heard = self.model.heard(prompts, self.site)
+        found = list[set[int]]()
+        for rows, held in zip(heard.rows, heard.holds, strict=True):
+            code = self.sae.encode(rows[held])
+            pooled = rows.new_zeros(len(self.sae.b_enc))
+            pooled.scatter_reduce_(0, code.at.flatten(), code.values.flatten(), "amax")
+            count = min(top, int((pooled > 0).sum()))
+            found.append(set(pooled.topk(count).indices.tolist()))
+        return found
+
+    def scores(self, gate: FeatureGate, prompts: Sequence[str]) -> Float[Tensor, "prompts concepts"]:
+        """How strongly each prompt says each concept, as the gate in use scores it."""
+        if not prompts:
+            return torch.zeros(0, len(gate.concepts))
+        heard = self.model.heard(prompts, self.site)
+        return torch.stack([gate.scores(r, h) for r, h in zip(*heard, strict=True)])
+
+
+def targets(concept: Concept, phrase: str) -> list[str]:
+    """How a phrase to erase is said when its features are chosen."""
+    things = evenly(concept.within, THINGS)
+    return [*(said_of(t, phrase) for t in things), *(p.format(phrase) for p in PHRASINGS)]
+
+
+def retained(concept: Concept) -> list[str]:
+    """What features must not be of: all that is kept, as it is named and as a fit holds it."""
+    named = [p.format(k) for k in concept.keep for p in PHRASINGS]
+    return list(evenly(["", *named, *(held(concept) if concept.within else ())], SAMPLE))
+
+
+def unseen_targets(concept: Concept, phrase: str) -> list[str]:
+    """How a phrase to erase is said when τ is chosen."""
+    return [*targets(concept, phrase), *(p.format(phrase) for p in UNUSUAL)]
+
+
+def unseen_retained(concept: Concept) -> list[str]:
+    """Retained prompts in phrases of their own, one word and two: for τ and its false positives."""
+    kept = concept.keep
+    pairs = list(zip(kept, [*kept[1:], *kept[:1]], strict=True))
+    two = [UNUSUAL[0].format(f"{one} and a {other}") for one, other in pairs if one != other]
+    return list(evenly([*(p.format(k) for k in kept for p in UNUSUAL), *two], SAMPLE))
+
+
+PRESETS = {
+    "paper": ItD(false_positives=1.0),
+}
+"""paper: the released settings where they can be had: K 128, γ −8, no bound on false positives."""
