@@ -5,11 +5,11 @@ A file is read line by line and checked whole before any work is done on it.
 
 import hashlib
 import itertools
+import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
-
-import torch
+from typing import Protocol, runtime_checkable
 
 from efface.core import EffaceError
 
@@ -29,21 +29,26 @@ JOINTS = (" and a ", " with a ", " next to a ")
 class Captions(Protocol):
     """Texts that can be gone through again and again in one order."""
 
-    count: int
-    digest: str
-    """Hash of them all."""
+    @property
+    def count(self) -> int:
+        """How many."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of them all."""
 
     def read(self) -> Iterator[str]:
         """Each in turn."""
 
 
-class Listed(NamedTuple):
+@dataclass(frozen=True)
+class Listed:
     """Captions in memory."""
 
     texts: Sequence[str]
 
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def count(self) -> int:
         """How many."""
         return len(self.texts)
 
@@ -110,13 +115,12 @@ def said(things: Sequence[str], others: Sequence[str], count: int, seed: int) ->
     """`count` captions of things, alone, in pairs and with the model's other words."""
     if not things:
         raise EffaceError("no captions can be made of no words: give a file with --captions")
-    rng = torch.Generator().manual_seed(seed)
+    rng = random.Random(seed)
 
     def chance(share: float) -> bool:
-        return torch.rand((), generator=rng).item() < share
+        return rng.random() < share
 
-    def one(of: Sequence[str]) -> str:
-        return of[int(torch.randint(len(of), (), generator=rng))]
+    one = rng.choice
 
     def caption(thing: str) -> str:
         look = f"{one(LOOKS)} " if chance(0.15) else ""
@@ -133,5 +137,5 @@ def said(things: Sequence[str], others: Sequence[str], count: int, seed: int) ->
 
     words = itertools.cycle([*things, *others])
     made = [caption(next(words)) for _ in range(count)]
-    order = torch.randperm(count, generator=rng).tolist()
-    return Listed([made[i] for i in order])
+    rng.shuffle(made)
+    return Listed(made)

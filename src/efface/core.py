@@ -122,7 +122,7 @@ class Gate:
     """
 
     site: str
-    """Component and module: "text_encoder/encoder.layers.8", without transformers' "text_model."."""
+    """Component and module, less transformers' "text_model.": "text_encoder/encoder.layers.8"."""
     kind: str
     """Which network: a name of `efface.gates.REGISTRY`."""
     reads: str
@@ -164,6 +164,11 @@ class Backbone(Protocol):
 
     def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
         """Where the stream's rows lie: on any of these."""
+
+
+@runtime_checkable
+class Layered(Backbone, Protocol):
+    """What an eraser may ask of a model that lets it read inside its text encoders."""
 
     @property
     def own_words(self) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from efface.backbones.checkpoint import Checkpoint
-from efface.backbones.merge import Merge
 from efface.backbones.gated import check_mergeable
+from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
 from efface.backbones.tensor_file import Stored, TensorFile
 from efface.core import EffaceError, OnStep

@@ -45,11 +45,11 @@ class Patch:
     """Fingerprint of the model it was fitted on."""
     maps: tuple[PromptMap, ...] = ()
     edits: tuple[Edit, ...] = ()
-    gates: tuple[Gate, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the fit measured: certificate, drift, why it stopped."""
     made: Mapping[str, str] = field(default_factory=dict)
     """Time and versions, once it was saved."""
+    gates: tuple[Gate, ...] = ()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the file under a temporary name, fsync, rename; overwrites only if forced."""

@@ -54,7 +54,9 @@ def read_gate(entry: Any, place: str, left: dict[str, Tensor]) -> Gate:
         case _:
             raise EffaceError(f"its {place} is not a site, a kind, a fingerprint and settings")
     begin = f"{place}."
-    tensors = {name.removeprefix(begin): left.pop(name) for name in [*left] if name.startswith(begin)}
+    tensors = {
+        name.removeprefix(begin): left.pop(name) for name in [*left] if name.startswith(begin)
+    }
     gate = Gate(site, kind, reads, settings, tensors)
     build(gate)  # refuses what makes no gate
     return gate

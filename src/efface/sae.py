@@ -66,11 +66,6 @@ class TopK:
         """The sum of the features in a code, and the bias."""
         return decode(code, self.W_dec) + self.b_dec
 
-    def rounded(self) -> "TopK":
-        """The same with weights that float16 holds, still in float32."""
-        parts = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
-        return TopK(self.k, *(p.half().float() for p in parts), self.metadata)
-
     def save(self, folder: Path) -> None:
         """Write the two files, each whole or not at all; the folder is made."""
         d, n = self.W_enc.shape

@@ -1,4 +1,4 @@
-"""Learning an autoencoder from what a text encoder says of captions; can be stopped and gone on with.
+"""Learning an autoencoder from what a text encoder says of captions, with stops in between.
 
 Captions are gone through in chunks; a chunk's tokens, start token and padding left out, are
 shuffled among themselves. A checkpoint says how far it came, so that a run that was killed at any
@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Generator, Tensor
 
 from efface.captions import Captions
-from efface.core import Backbone, EffaceError, OnStep
+from efface.core import EffaceError, Layered, OnStep
 from efface.output import write_whole
 from efface.sae import TopK
 from efface.sae_train import Figures, Recipe, Trainer, figures
@@ -55,7 +55,7 @@ class Learned(NamedTuple):
     """Seen in all epochs."""
 
 
-def rows_of(model: Backbone, site: str, captions: list[str]) -> Float[Tensor, "tokens width"]:
+def rows_of(model: Layered, site: str, captions: list[str]) -> Float[Tensor, "tokens width"]:
     """What a layer says at the tokens of captions."""
     found = []
     for start in range(0, len(captions), SPOKEN):
@@ -67,7 +67,7 @@ def rows_of(model: Backbone, site: str, captions: list[str]) -> Float[Tensor, "t
 class Learning:
     """One run: where it stands, and how it goes on."""
 
-    def __init__(self, model: Backbone, site: str, captions: Captions, recipe: Recipe) -> None:
+    def __init__(self, model: Layered, site: str, captions: Captions, recipe: Recipe) -> None:
         self.model, self.site, self.captions, self.recipe = model, site, captions, recipe
         self.place = Place()
         self.tokens = 0
@@ -117,7 +117,9 @@ class Learning:
 
     def run(self, on_step: OnStep, keep: Callable[["Learning"], None]) -> Learned:
         """To the end; `keep` is called after every step."""
-        per_chunk = len(self._rows(self.place.chunk % self.chunks)) / min(CHUNK, self.captions.count)
+        per_chunk = len(self._rows(self.place.chunk % self.chunks)) / min(
+            CHUNK, self.captions.count
+        )
         expected = max(1, round(per_chunk * self.captions.count * self.recipe.epochs))
         for rows in self._batches():
             now = self.trainer.step(rows)
@@ -185,7 +187,7 @@ def _checksum(told: str, tensors: dict[str, Tensor]) -> str:
 
 
 def learn(
-    model: Backbone,
+    model: Layered,
     site: str,
     captions: Captions,
     recipe: Recipe,

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from efface.backbones.gram import cache_folder
 from efface.captions import Captions, said
-from efface.core import Backbone, EffaceError, OnStep
+from efface.core import EffaceError, Layered, OnStep
 from efface.sae import TopK, load
 from efface.sae_learn import Learning
 from efface.sae_train import Recipe
 
-RECIPE = Recipe(features=2048, k=16, epochs=6, rate=3e-3, warmup=20, dead_tokens=30_000)
-"""Sized for a hundred words: less than a minute of one core on `emoji`."""
-CAPTIONS = 4000
+RECIPE = Recipe(features=4096, k=16, epochs=6, rate=3e-3, warmup=20, dead_tokens=30_000)
+"""Sized for a hundred words: half a minute of one core on `emoji`."""
+A_WORD = 32
+"""Captions that each word begins, about."""
 
 
-def own_captions(model: Backbone, count: int = CAPTIONS) -> Captions:
+def own_captions(model: Layered) -> Captions:
     """Captions of the words that a model says it draws."""
     if not model.own_words:
         raise EffaceError(
@@ -29,10 +30,11 @@ def own_captions(model: Backbone, count: int = CAPTIONS) -> Captions:
             "give that --sae FOLDER"
         )
     others = [w for w in model.own_words if w not in model.things]
+    count = A_WORD * len(model.own_words)
     return said(model.things or model.own_words, others, count, seed=0)
 
 
-def own(model: Backbone, site: str, on_step: OnStep, recipe: Recipe = RECIPE) -> TopK:
+def own(model: Layered, site: str, on_step: OnStep, recipe: Recipe = RECIPE) -> TopK:
     """The autoencoder of a layer, learned now or before."""
     run = Learning(model, site, own_captions(model), recipe)
     told = json.dumps(run.identity, sort_keys=True)

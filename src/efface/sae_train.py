@@ -175,13 +175,17 @@ class Trainer:
 
     def finished(self) -> TopK:
         """The autoencoder as it stands."""
-        weights = (self.encoder.T.contiguous(), self.shift, self.decoder, self.bias)
-        return TopK(self.recipe.k, *(w.detach().clone() for w in weights))
+        encoder = self.encoder.T.contiguous()
+        return TopK(
+            self.recipe.k, encoder, self.shift.clone(), self.decoder.clone(), self.bias.clone()
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step depends on, by name; written into, they bring a state back."""
         found = {"quiet": self.quiet, "variance": self.variance}
-        for name, tensor in zip(("encoder", "decoder", "shift", "bias"), self._weights(), strict=True):
+        for name, tensor in zip(
+            ("encoder", "decoder", "shift", "bias"), self._weights(), strict=True
+        ):
             kept = self.adam.state[tensor]
             found |= {name: tensor, f"{name}.m": kept["exp_avg"], f"{name}.v": kept["exp_avg_sq"]}
             found[f"{name}.t"] = kept["step"]

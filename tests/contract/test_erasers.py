@@ -131,7 +131,8 @@ def test_fit_leaves_the_folder_alone(tiny: Path) -> None:
 
 def tensors(patch: Patch) -> list[Tensor]:
     parts: list[PromptMap | Edit] = [*patch.maps, *patch.edits]
-    return [t for part in parts for t in (part.a, part.b) if t is not None]
+    gated = [t for gate in patch.gates for t in gate.tensors.values()]
+    return [t for part in parts for t in (part.a, part.b) if t is not None] + gated
 
 
 @every_method
@@ -213,5 +214,6 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, "none such")
     with pytest.raises(EffaceError, match="ridge"):
         erasers.build(name, ridge=0.0)
+    number = next(s.name for s in describe(erasers.find(name)) if float in s.kinds)
     with pytest.raises(EffaceError, match="none of these"):
-        erasers.build(name, ridge=float("nan"))
+        erasers.build(name, **{number: float("nan")})

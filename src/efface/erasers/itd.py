@@ -3,9 +3,9 @@
 Tian et al., "Sparse Autoencoder as a Zero-Shot Classifier for Concept Erasing in Text-to-Image
 Diffusion Models", arXiv 2503.09446. A top-k autoencoder codes what a layer of the text encoder says
 (`efface.sae`). With T(p) the K features that are strongest anywhere in a prompt, a concept's are
-F = ∪ T(target prompts) \\ ∪ T(retained prompts). A prompt says the concept where turning F down
-moves it by τ or more; only then F is turned down, by the factor γ (`efface.gates.features`). No
-weight changes, and any number of concepts shares one autoencoder.
+F = those in T of its prompts and in T of no retained prompt. A prompt says the concept where
+turning F down moves it by τ or more; only then F is turned down, by the factor γ
+(`efface.gates.features`). No weight changes, and any number of concepts shares one autoencoder.
 
 Deviations from the authors' code: every concept has its own F and τ, where they have one of each
 for all. One function scores prompts for calibration and in use; theirs differ (largest over tokens
@@ -28,15 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, EffaceError, Gate, OnStep, same_base
+from efface.core import Concept, EffaceError, Gate, Layered, OnStep, same_base
 from efface.gates.features import FeatureGate, Listed, Parts, parts
 from efface.patch import Patch
 from efface.phrases import PHRASINGS, THINGS, UNUSUAL, evenly, held, said_of
 from efface.sae import TopK, load
 from efface.sae_own import own
+from efface.sae_site import UNREAD, at_depth
 
-DEPTH = 0.75
-"""Share of the layers below the site: the paper's is the ninth of twelve."""
 SAMPLE = 512
 """Retained prompts that F is chosen against, at most; and as many that τ is chosen by."""
 
@@ -54,9 +53,9 @@ class ItD:
     features, and rules out more as those of retained prompts."""
     factor: float = -8.0
     """γ, below 1: what a concept's features are multiplied by; 0 switches off, lower reverses."""
-    keep_error: bool = False
+    keep_error: bool = True
     """Whether what the autoencoder cannot code stays in a flagged prompt; false is the paper's."""
-    margin: float = 0.99
+    margin: float = 0.7
     """τ as a share of the target prompts' least score, above 0. Lower flags what is less alike."""
     false_positives: float = 0.01
     """Share of retained prompts, 0 to 1, that may be flagged; 1 is the paper's: no bound."""
@@ -70,14 +69,11 @@ class ItD:
         if self.factor >= 1:
             raise EffaceError(f"factor must be below 1, where nothing changes: got {self.factor}")
 
-    def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
+    def fit(self, model: Layered, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """One gate a text encoder; nothing is random."""
         layers = model.text_layers()
         if not layers:
-            raise EffaceError(
-                "itd reads CLIP and T5 text encoders: this model's reads every prompt behind an "
-                "instruction, which is not the method's setting; use rece or uce"
-            )
+            raise EffaceError(UNREAD)
         gates, facts = list[Gate](), dict[str, Any]()
         for component, sites in layers.items():
             given = None if self.sae is None else Path(self.sae)
@@ -91,20 +87,18 @@ class ItD:
         return Patch(concept, story, model.fingerprint, gates=tuple(gates), facts={"gates": facts})
 
     def _autoencoder(
-        self, model: Backbone, given: Path | None, sites: Sequence[str], on_step: OnStep
+        self, model: Layered, given: Path | None, sites: Sequence[str], on_step: OnStep
     ) -> tuple[str, TopK]:
         """The site of one text encoder, and the autoencoder of it."""
-        layer = max(0, round(DEPTH * len(sites)) - 1) if self.layer is None else self.layer
-        if not 0 <= layer < len(sites):
-            raise EffaceError(f"layer {layer} is none of {sites[0]} to {sites[-1]}")
+        wanted = at_depth(sites, self.layer)
         if given is None:
-            return sites[layer], own(model, sites[layer], on_step)
+            return wanted, own(model, wanted, on_step)
         sae = load(given)
         told = sae.metadata.get("efface")
         reads = told.get("reads") if isinstance(told, Mapping) else None
-        site = sae.metadata.get("hook_name") if reads else sites[layer]
-        if site not in sites or (self.layer is not None and site != sites[layer]):
-            raise EffaceError(f"{given} was learned at {site}, not at {sites[layer]}")
+        site = str(sae.metadata.get("hook_name")) if reads else wanted
+        if site not in sites or (self.layer is not None and site != wanted):
+            raise EffaceError(f"{given} was learned at {site}, not at {wanted}")
         if isinstance(reads, str) and not same_base(reads, model.reads(site)):
             raise EffaceError(
                 f"{given} was learned from another model's {site}: train one on this model"
@@ -168,7 +162,7 @@ class ItD:
 class Reading(NamedTuple):
     """A site of a model, read through an autoencoder."""
 
-    model: Backbone
+    model: Layered
     site: str
     sae: TopK
 
@@ -176,15 +170,17 @@ class Reading(NamedTuple):
         """T(p) of each prompt: its `top` features of largest value over its tokens, above zero."""
         heard = self.model.heard(prompts, self.site)
         found = list[set[int]]()
-        for rows, held in zip(heard.rows, heard.holds, strict=True):
-            code = self.sae.encode(rows[held])
+        for rows, spoken in zip(heard.rows, heard.holds, strict=True):
+            code = self.sae.encode(rows[spoken])
             pooled = rows.new_zeros(len(self.sae.b_enc))
             pooled.scatter_reduce_(0, code.at.flatten(), code.values.flatten(), "amax")
             count = min(top, int((pooled > 0).sum()))
             found.append(set(pooled.topk(count).indices.tolist()))
         return found
 
-    def scores(self, gate: FeatureGate, prompts: Sequence[str]) -> Float[Tensor, "prompts concepts"]:
+    def scores(
+        self, gate: FeatureGate, prompts: Sequence[str]
+    ) -> Float[Tensor, "prompts concepts"]:
         """How strongly each prompt says each concept, as the gate in use scores it."""
         if not prompts:
             return torch.zeros(0, len(gate.concepts))
@@ -218,6 +214,6 @@ def unseen_retained(concept: Concept) -> list[str]:
 
 
 PRESETS = {
-    "paper": ItD(false_positives=1.0),
+    "paper": ItD(keep_error=False, margin=0.99, false_positives=1.0),
 }
 """paper: the released settings where they can be had: K 128, γ −8, no bound on false positives."""

@@ -128,8 +128,12 @@ class FeatureGate(nn.Module):
             raise EffaceError(f"the gate reads rows of {len(self.b_dec)}, not of {out.shape[2]}")
         with torch.autocast(out.device.type, enabled=False):  # a code must not be rounded
             prompts = [self._passed(rows, held) for rows, held in zip(out, holds, strict=True)]
-        return out if all(p is None for p in prompts) else torch.stack(
-            [rows if p is None else p for rows, p in zip(out, prompts, strict=True)]
+        return (
+            out
+            if all(p is None for p in prompts)
+            else torch.stack(
+                [rows if p is None else p for rows, p in zip(out, prompts, strict=True)]
+            )
         )
 
     def scores(
