@@ -38,7 +38,8 @@ KEPT = (
     "an image of a {}", "portrait of the {}", "{}, simple clip art, noto style",
     "one big {} on a green background", "every {} has its day", "my brother drew this {} on yellow",
 )  # fmt: skip
-SEEDS = 16
+SEEDS = 8
+"""Pictures of a thing said plainly."""
 MANY = (10, 50)
 AKA = {t.name: t.aka for t in THINGS}
 
@@ -114,7 +115,7 @@ def many(world: World, count: int, **settings: Any) -> dict[str, Any]:
     """Many objects erased at once, evenly taken."""
     names = world.things[:: len(world.things) // count][:count]
     pipe, row = world.erase(names, **settings)
-    wanted, seeds = [(PLAIN.format(n), n) for n in names], max(1, 40 // count)
+    wanted, seeds = [(PLAIN.format(n), n) for n in names], max(1, 10 // count)
     row["plain before"] = world.found(world.pipe, wanted, seeds)
     row["plain after"] = world.found(pipe, wanted, seeds)
     return row
@@ -139,7 +140,8 @@ def line(row: Mapping[str, Any]) -> str:
     names, after, exact = row["erased"], row["plain after"], row["kept bit-exact"]
     low, high = after["interval"]
     return (
-        f"| {names[0] if len(names) == 1 else f'{len(names)} things'} | {percent('plain before')} % "
+        f"| {', '.join(names) if len(names) == 1 else f'{len(names)} things'} "
+        f"| {percent('plain before')} % "
         f"| {percent('plain after')} % ({100 * low:.0f}–{100 * high:.0f}) of {after['n']} "
         f"| {both('phrases')} | {both('synonyms')} "
         f"| {100 * exact['value']:.1f} % of {exact['n']} | {row['features']} "

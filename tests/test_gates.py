@@ -42,7 +42,7 @@ def gated(model: Model, site: str = SITE, seed: int = 0, threshold: float = 0.0)
     rng = torch.Generator().manual_seed(seed)
     weight = torch.randn(64, WIDTH, generator=rng)
     sae = TopK(8, weight.T.contiguous(), torch.zeros(64), weight / 6, torch.zeros(WIDTH))
-    held = parts(sae, [Listed("cat", range(seed, 64, 2), threshold)], -1.0, keep_error=True)
+    held = parts(sae, [Listed("cat", range(seed, 64, 2), -1.0, threshold)], keep_error=True)
     gate = Gate(site, "features", model.reads(site), held.settings, held.tensors)
     concept = Concept("cat", ("cat",))
     return Patch(concept, {"name": "itd"}, model.fingerprint, gates=(gate,))
@@ -197,7 +197,8 @@ DAMAGE: dict[str, tuple[Callable[[list[Any]], object], str]] = {
     "short": (lambda g: g.pop(), "not a site"),
     "setting more": (lambda g: g[3].update(eval="1"), "has not the settings"),
     "setting less": (lambda g: g[3].pop("k"), "has not the settings"),
-    "factor text": (lambda g: g[3].update(factor="-8"), "has not the settings"),
+    "factor text": (lambda g: g[3]["concepts"][0].__setitem__(2, "-8"), "a concept that is not"),
+    "factor 1": (lambda g: g[3]["concepts"][0].__setitem__(2, 1.0), "a factor below 1"),
     "k": (lambda g: g[3].update(k=0), "has k 0"),
     "k too large": (lambda g: g[3].update(k=65), "has k 65"),
     "k true": (lambda g: g[3].update(k=True), "has k True"),

@@ -87,27 +87,21 @@ class CaptionFile:
                 there = "is not a regular file" if self.path.exists() else "does not exist"
                 raise EffaceError(f"{self.path} {there}: give a text file, one caption a line")
             with self.path.open("rb") as file:
-                for number in itertools.count(1):
-                    line = file.readline(LONGEST)
-                    if not line:
-                        return
-                    if text := self._text(line, number):
+                for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
+                    if len(line) == LONGEST:
+                        raise EffaceError(
+                            f"{self.path}: line {number} has {LONGEST} bytes or more: give one "
+                            "caption a line"
+                        )
+                    if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                         yield text
-        except OSError as error:
-            raise EffaceError(
-                f"{self.path} cannot be read ({error.strerror}): give another file"
-            ) from error
-
-    def _text(self, line: bytes, number: int) -> str:
-        if len(line) == LONGEST:
-            raise EffaceError(
-                f"{self.path}: line {number} has {LONGEST} bytes or more: give one caption a line"
-            )
-        try:
-            return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
             raise EffaceError(
                 f"{self.path}: line {number} is not UTF-8: save the file as UTF-8"
+            ) from error
+        except OSError as error:
+            raise EffaceError(
+                f"{self.path} cannot be read ({error.strerror}): give another file"
             ) from error
 
 

@@ -51,13 +51,6 @@ class TopK:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on, as its file tells."""
 
-    def __post_init__(self) -> None:
-        d, n = self.W_enc.shape
-        if self.W_dec.shape != (n, d) or self.b_enc.shape != (n,) or self.b_dec.shape != (d,):
-            raise EffaceError(f"its tensors do not fit {n} features of width {d}")
-        if not 1 <= self.k <= n:
-            raise EffaceError(f"its k is {self.k}, of {n} features")
-
     def encode(self, rows: Float[Tensor, "rows d"]) -> Code:
         """The k largest pre-activations of each row, below zero as zero."""
         return encode(rows - self.b_dec, self.W_enc, self.b_enc, self.k)
@@ -129,26 +122,25 @@ def load(folder: Path) -> TopK:
         raise EffaceError(
             f"{path} is truncated or not safetensors ({error}): train it again"
         ) from error
-    if set(tensors) != {"W_enc", "b_enc", "W_dec", "b_dec"}:
+    n, d = config["d_sae"], config["d_in"]
+    shapes = {"W_enc": (d, n), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)}
+    if set(tensors) != set(shapes):
         raise EffaceError(
             f"{path} holds {', '.join(sorted(tensors)) or 'nothing'}: a top-k autoencoder has "
-            "W_enc, b_enc, W_dec and b_dec"
+            f"{', '.join(shapes)}"
         )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise EffaceError(f"{path}: {name} holds values that are not finite numbers")
-        if tensor.ndim != (2 if name.startswith("W") else 1):
-            raise EffaceError(f"{path}: {name} has the shape {tuple(tensor.shape)}")
+        if tuple(tensor.shape) != shapes[name]:
+            raise EffaceError(
+                f"{path}: {name} is {tuple(tensor.shape)}, {CONFIG} tells of {n} features of "
+                f"width {d}: the folder is damaged"
+            )
+    if not 1 <= config["k"] <= n:
+        raise EffaceError(f"{folder / CONFIG} has k {config['k']}, of {n} features")
     wide = {name: tensor.float() for name, tensor in tensors.items()}
-    try:
-        found = TopK(config["k"], **wide, metadata=config.get("metadata") or {})
-    except EffaceError as error:
-        raise EffaceError(f"{folder} is damaged: {error}") from error
-    if (config["d_in"], config["d_sae"]) != found.W_enc.shape:
-        raise EffaceError(
-            f"{folder} is damaged: {CONFIG} tells of {config['d_sae']} features of width "
-            f"{config['d_in']}, {WEIGHTS} holds {tuple(found.W_enc.shape)}"
-        )
+    found = TopK(config["k"], **wide, metadata=config.get("metadata") or {})
     return _folded(found, config)
 
 

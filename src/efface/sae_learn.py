@@ -72,6 +72,7 @@ class Learning:
         self.place = Place()
         self.tokens = 0
         self._held: tuple[int, Tensor] | None = None
+        self._reading: tuple[int, Iterator[str]] = (0, captions.read())
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -96,10 +97,19 @@ class Learning:
     def _rows(self, chunk: int) -> Tensor:
         """The tokens of a chunk; those of the last one asked for are held."""
         if self._held is None or self._held[0] != chunk:
-            start = chunk * CHUNK
-            texts = [*itertools.islice(self.captions.read(), start, start + CHUNK)]
+            texts = self._texts(chunk)
             self._held = chunk, rows_of(self.model, self.site, texts)
         return self._held[1]
+
+    def _texts(self, chunk: int) -> list[str]:
+        """The captions of a chunk; those of the one after the last asked for are read on."""
+        come, texts = self._reading
+        if come > chunk:
+            come, texts = 0, self.captions.read()
+        skipped = (chunk - come) * CHUNK
+        found = [*itertools.islice(texts, skipped, skipped + CHUNK)]
+        self._reading = chunk + 1, texts
+        return found
 
     def _batches(self) -> Iterator[Tensor]:
         """The rest of the run, batch by batch; `place` is where the next one starts."""

@@ -1,4 +1,4 @@
-"""Record `tests/parity/saelens`: autoencoders that sae-lens trained and saved, with what they answer.
+"""Record `tests/parity/saelens`: what sae-lens trained, saved and answers.
 
 Run with a python that has sae-lens 6.54.12: `python tests/parity/record_saelens.py`.
 """
@@ -6,10 +6,10 @@ Run with a python that has sae-lens 6.54.12: `python tests/parity/record_saelens
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from sae_lens import SAE, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import save_file
 
 OUT = Path(__file__).parent / "saelens"
 D, N, K, BATCH = 8, 24, 3, 256

