@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -45,6 +45,12 @@ erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 
 esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
 	$(BIN)/python -m studies.esd_cost
+
+itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
+	$(BIN)/python -m studies.itd
+
+sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a python that has it)
+	$(BIN)/python -m benchmarks.sae_speed
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

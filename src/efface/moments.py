@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor
 
+from efface.backbone import Backbone, Denoiser
 from efface.backbones.gram import cache_folder
-from efface.core import NO_WEIGHTS, Backbone, Denoiser, Encoded, OnStep, Said
+from efface.core import NO_WEIGHTS, Encoded, OnStep, Said
 from efface.output import write_whole
 from efface.tokens import together
 

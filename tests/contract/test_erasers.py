@@ -149,7 +149,8 @@ def test_fit_leaves_the_folder_alone(tiny: Path) -> None:
 
 def tensors(patch: Patch) -> list[Tensor]:
     parts: list[PromptMap | Edit] = [*patch.maps, *patch.edits]
-    return [t for part in parts for t in (part.a, part.b) if t is not None]
+    gated = [t for gate in patch.gates for t in gate.tensors.values()]
+    return [t for part in parts for t in (part.a, part.b) if t is not None] + gated
 
 
 @every_method
@@ -230,7 +231,8 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, colour="red")
     with pytest.raises(EffaceError, match=r"no preset 'none such': choose one of \w"):
         erasers.build(name, "none such")
-    field = next(s.name for s in describe(erasers.find(name)) if s.name in ("ridge", "rate"))
+    positive = {"ridge", "rate", "margin"}
+    field = next(s.name for s in describe(erasers.find(name)) if s.name in positive)
     wrong: dict[str, Any] = {field: 0.0}
     with pytest.raises(EffaceError, match=field):
         erasers.build(name, **wrong)

@@ -14,17 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efface.backbone import Noise
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
 from efface.backbones.noise import noise_of
 from efface.backbones.sites import Family
-from efface.core import NO_WEIGHTS, EffaceError, Encoded, Noise, Said
+from efface.core import NO_WEIGHTS, EffaceError, Encoded, Said
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
 class LiveDenoiser:
-    """Implements `core.Denoiser`."""
+    """Implements `efface.backbone.Denoiser`."""
 
     def __init__(self, module: Any, kind: Family, noise: Noise, factor: int) -> None:
         """`factor`: pixels a side that one latent stands for."""

@@ -5,54 +5,38 @@ pipeline, whose own tensors are used; from a single file, see `efface.backbones.
 same numbers and the same fingerprint.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from efface.backbone import Denoiser
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.denoiser import live_denoiser, load_denoiser
 from efface.backbones.encoders import Clip
+from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
+from efface.backbones.layers import hear, identity, sites
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
 from efface.backbones.token_reader import TokenReader
-from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said
+from efface.backbones.words import Words, words_of
+from efface.core import EffaceError, Ellipsoid, Encoded, Heard, Said
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-EVERYDAY = (
-    "person", "face", "hand", "dog", "cat", "bird", "tree", "flower", "mountain", "ocean", "sky",
-    "house", "street", "car", "chair", "table", "book", "food", "fruit", "dress", "painting",
-    "photo", "night", "winter",
-)  # fmt: skip
-"""Kept by default where a model does not bring a `concepts.json` of its own."""
 REMEMBERED = 1 << 28
 """Numbers that a frozen model keeps of what it said: a fit asks for the same prompts repeatedly."""
 BATCH = 32
 """Prompts encoded at once."""
-
-
-class Words(NamedTuple):
-    """What a model is known to draw."""
-
-    vocabulary: tuple[str, ...]
-    """Words it should go on drawing, whatever is erased."""
-    things: tuple[str, ...]
-    """Those that name things, which a style can be said of."""
-    synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Word -> other words for the same."""
 
 
 class Reader(NamedTuple):
@@ -64,7 +48,7 @@ class Reader(NamedTuple):
 
 
 class Model:
-    """Implements `core.Backbone`."""
+    """Implements `efface.backbone.Backbone`."""
 
     def __init__(
         self,
@@ -90,7 +74,8 @@ class Model:
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self._load_denoiser = load_denoiser
-        self.vocabulary, self.things, self.synonyms = words
+        self.vocabulary, self.things, self.synonyms, own = words
+        self.own_words = self.vocabulary if own else ()
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
         self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
@@ -156,12 +141,7 @@ class Model:
 
         A checkpoint keeps one of its halves when it is loaded in another precision: `same_base`.
         """
-        half, brain = hashlib.sha256(), hashlib.sha256()
-        for tensor in self._identity():
-            held = tensor.detach().cpu()
-            half.update(held.to(torch.float16).contiguous().numpy().data)
-            brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().data)
-        return f"{half.hexdigest()[:16]}-{brain.hexdigest()[:16]}"
+        return roundings(self._identity())
 
     def _identity(self) -> Iterator[Tensor]:
         """The tensors that say which model this is."""
@@ -225,6 +205,26 @@ class Model:
             self._ellipsoids = found
         return found[stream]
 
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+        return sites(self.kind.encoders, self.text)
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+        return hear(self.kind.encoders, self.text, prompts, site, BATCH)
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through.
+
+        Of a text encoder's layer: all up to it. Of a module of the denoiser: its own.
+        """
+        if site.partition("/")[0] != self.component:
+            return identity(self.kind.encoders, self.text, site)
+        inside = sorted(name for name in self.names if name.startswith(f"{site}."))
+        if not inside:
+            raise EffaceError(f"the model has no module {site!r} with weights")
+        return roundings(self._fetch(name) for name in inside)
+
 
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
@@ -269,20 +269,6 @@ def readers(
         for stream, site in kind.streams.items()
         for name in reader_names(kind, stream, names, model)
     }
-
-
-def words_of(root: Path | None) -> Words:
-    """The words of the model's `concepts.json`, else everyday ones; of its `synonyms.json`."""
-    if root is None or not (path := root / "concepts.json").is_file():
-        return Words(EVERYDAY, EVERYDAY)
-    lists = Checkpoint.read_json(path)
-    if not all(isinstance(words, list) for words in lists.values()):
-        raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
-    every = tuple(str(w) for words in lists.values() for w in words)
-    others = root / "synonyms.json"
-    known = Checkpoint.read_json(others) if others.is_file() else {}
-    synonyms = {str(word): tuple(map(str, ways)) for word, ways in known.items()}
-    return Words(every, tuple(map(str, lists.get("concepts", []))), synonyms)
 
 
 def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
