@@ -35,7 +35,9 @@ LEVEL = {
     **dict.fromkeys(["core", "linalg"], GROUND),
     **dict.fromkeys(METHODS, METHOD),
     **dict.fromkeys(["run"], RUNNER),
-    **dict.fromkeys(["api", "audit", "study", "report", "cli", "web", "__main__", ""], FACES),
+    **dict.fromkeys(
+        ["api", "audit", "summary", "study", "report", "cli", "web", "__main__", ""], FACES
+    ),
 }
 REPORT_SEES = {"core", "store", "stats"}  # rows, never what made them
 
