@@ -1,5 +1,6 @@
 """A single file and a folder of one model are one model."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ def test_fingerprint_needs_neither_tokenizer_nor_encoder(twins: Twins) -> None:
     assert "text" not in vars(model)
     with pytest.raises(EffaceError, match="brings no tokenizer"):
         model.encode(["cat"])
+
+
+def test_a_model_without_a_last_norm_is_refused(twins: Twins, tmp_path: Path) -> None:
+    held = load_file(twins.file)
+    name = max(n for n in held if "ln_final.w" in n or "final_layer_norm.w" in n)
+    del held[name]
+    save_file(held, tmp_path / "other.safetensors")
+    folder = shutil.copytree(twins.folder, tmp_path / "folder")
+    part = folder / "text_encoder/model.safetensors"
+    kept = {n: t for n, t in load_file(part).items() if "final_layer_norm.w" not in n}
+    save_file(kept, part, {"format": "pt"})
+    for path in (tmp_path / "other.safetensors", folder):
+        with pytest.raises(EffaceError, match=r"lacks '.*final_layer_norm.*': download it again"):
+            _ = open_path(path).fingerprint
 
 
 @pytest.mark.parametrize("which", ["reader", "norm"])

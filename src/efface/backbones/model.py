@@ -18,7 +18,7 @@ from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.gram import cached, gram
-from efface.backbones.parts import load_parts
+from efface.backbones.parts import load_norms, load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
 from efface.core import EffaceError, Ellipsoid, Encoded
@@ -220,6 +220,7 @@ def open_folder(root: Path) -> Model:
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         words_of(root),
+        norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
     )
 
