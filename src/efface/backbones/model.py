@@ -157,6 +157,14 @@ class Model:
         self._forget()
         return found
 
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode at once what will be asked for piece by piece, if one pass does and is remembered.
+
+        Every pass reads all of an encoder, which for few prompts is half of the work.
+        """
+        if self._said is not None and len(set(prompts) - self._said.keys()) <= BATCH:
+            self.encode(prompts)
+
     def _encode(self, prompts: Sequence[str]) -> list[Said]:
         said = list[Said]()
         for i in range(0, len(prompts), BATCH):

@@ -18,10 +18,11 @@ from efface.core import Ellipsoid, Encoded
 from efface.ellipsoids import ball, side_by_side
 
 SAMPLE = (
-    "portrait of an old woman, detailed, sharp focus, 8k", "two cats and a blue car", "xqz 1234 !!",
-    "a city street in the rain, neon lights, in the style of a comic", "a bowl of fruit", "red",
-)  # fmt: skip
-"""Prompts that bound the rows of encoders without a norm at their end."""
+    "a city street in the rain, neon lights, in the style of a comic",
+    "xqz 1234 !!",
+    "red",
+)
+"""Prompts that bound the rows of encoders without a norm at their end, padding and all."""
 
 
 @runtime_checkable
