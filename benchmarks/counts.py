@@ -50,7 +50,7 @@ class MadeUp(Model):
             real.where,
             real.names,
             real._fetch,
-            lambda: real.text,
+            lambda _: real.text,
             Words((), ()),
             frozen=True,
         )

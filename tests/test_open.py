@@ -131,6 +131,8 @@ def test_file_without_encoders_is_refused(twins: Twins, tmp_path: Path) -> None:
     held = load_file(twins.file)
     for layout in reversed(list(SingleFile(twins.file).text_encoders().values())):
         held = {n: t for n, t in held.items() if not n.startswith(layout.prefix)}
+        if layout.which == "text_encoder_3":
+            continue  # SD 3 does without: tests/test_sd3_without_t5.py
         save_file(held, tmp_path / "bare.safetensors")
         with pytest.raises(EffaceError, match=f"no {layout.which}.*export its patch as a LoRA"):
             open_path(tmp_path / "bare.safetensors")

@@ -68,7 +68,7 @@ class Model:
         where: Mapping[str, Reader],
         names: Collection[str],
         fetch: Callable[[str], Tensor],
-        load_text: Callable[[], TextSide],
+        load_text: Callable[[int], TextSide],
         words: Words,
         *,
         norms: Callable[[], Iterable[Tensor]] | None = None,
@@ -76,6 +76,7 @@ class Model:
     ) -> None:
         """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
+        `load_text` is told how wide the rows are that the denoiser reads.
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
         nobody else holds the text encoders, so what they said once they will say again.
         """
@@ -99,7 +100,8 @@ class Model:
     @cached_property
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
-        return self._load_text()
+        _, weight = next(self.readers())
+        return self._load_text(weight.shape[1])
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -226,7 +228,7 @@ def open_folder(root: Path) -> Model:
         ),
         [f"{component}/{name}" for name in files],
         fetch,
-        lambda: kind.text(load_parts(checkpoint, kind)),
+        lambda width: kind.text({"width": width, **load_parts(checkpoint, kind)}),
         words_of(root),
         norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
@@ -279,6 +281,6 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
         readers(kind, bare, lambda site: site.width and site.width(denoiser.config), name),
         tensors,
         tensors.__getitem__,
-        lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
+        lambda width: kind.text({"width": width} | {p: getattr(pipe, p) for p in kind.parts()}),
         words_of(Path(origin) if origin else None),
     )

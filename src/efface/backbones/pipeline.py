@@ -24,6 +24,10 @@ def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
         options = {"variant": "fp16", **options}
+    # Diffusers wants to be told of parts that are not there (SD 3 without its T5).
+    options = {
+        part: None for part, kind in checkpoint.index.items() if kind == [None, None]
+    } | options
     if "torch_dtype" not in options:  # the older name of the same
         options = {"dtype": torch.float32, **options}
     try:
