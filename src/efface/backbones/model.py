@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -264,13 +264,18 @@ def words_of(root: Path | None) -> Words:
     return Words(every, tuple(map(str, lists.get("concepts", []))))
 
 
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps, or that it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     """Use a live pipeline's own tensors."""
     name = type(pipe).__name__
     component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
     if component is None:
         raise EffaceError(f"{name} has neither unet nor transformer: not a text-to-image model")
-    denoiser = getattr(pipe, component)
+    denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
     tensors = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}

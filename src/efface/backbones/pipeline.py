@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_pipeline
+from efface.backbones.model import open_pipeline, uncompiled
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
 
@@ -117,11 +117,12 @@ def _soft(pipe: DiffusionPipeline, cases: Sequence[Case], chunk: Sequence[int]) 
 def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     """A view of `pipe` with the patches applied, first to last; `pipe` itself is untouched.
 
-    Every tensor that no patch changes shares its storage with the original.
+    Every tensor that no patch changes shares its storage with the original. The view of a compiled
+    denoiser is not compiled.
     """
     model = open_pipeline(pipe)
     component = model.component
-    denoiser = getattr(pipe, component)
+    denoiser = uncompiled(getattr(pipe, component))
     merge = Merge(patches, model.fingerprint, model.where, model.names)
     shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
     view = copy.deepcopy(denoiser, shared)
