@@ -108,18 +108,7 @@ def rival(model: Model) -> tuple[dict[str, float], tuple[Weights, Weights]]:
             ridge=start.ridge,
         )
     )
-    epoch, second = timed(
-        lambda: rece_epoch(
-            base,
-            first,
-            text,
-            pairs,
-            keep,
-            mu=method.mu,
-            keep_weight=method.keep_weight,
-            ridge=method.ridge,
-        )
-    )
+    epoch, second = timed(lambda: rece_epoch(base, first, text, pairs, keep, method))
     return {"uce step": step, "rece epoch": epoch}, (first, second)
 
 
