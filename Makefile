@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench model-report erasure-report
+.PHONY: help demo test check format bench model-report erasure-report left-out-report
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -35,6 +35,9 @@ bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (bu
 
 model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report
+
+left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a way in
+	$(BIN)/python -m studies.left_out
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
