@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -39,6 +39,9 @@ model-report: .venv/.dev ## Measure the bundled model against its bars (fetches 
 attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits against plain loops
 	$(BIN)/python -m benchmarks.ringabell
 	$(BIN)/python -m benchmarks.audit_loop
+
+left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a way in
+	$(BIN)/python -m studies.left_out
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure

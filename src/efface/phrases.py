@@ -80,6 +80,19 @@ def unseen(concept: Concept) -> list[str]:
     return [OTHER_PHRASING.format(word) for word in evenly(concept.keep, SAMPLE)]
 
 
+def said(concept: Concept) -> list[str]:
+    """All that a fit and its measurements ask the text encoder, each once."""
+    pairs = [*fitted(concept), *judged(concept)]
+    every = [
+        "",
+        *concept.erase,
+        *held(concept),
+        *unseen(concept),
+        *(p for pair in pairs for p in pair),
+    ]
+    return list(dict.fromkeys(every))
+
+
 def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:
     """About `most` of what is given, evenly taken."""
     return given[:: max(1, len(given) // most)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efface.backbone import Backbone, Denoiser
 from efface.backbones.merge import Merge
-from efface.backbones.model import Reader
+from efface.backbones.readers import Reader
 from efface.core import Concept, Ellipsoid, Encoded
 from efface.ellipsoids import layer_norm
 from efface.erasers import build

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,8 +21,9 @@ from efface.backbones.encoders import Clip
 from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
 from efface.backbones.layers import hear, identity, sites
-from efface.backbones.parts import load_parts
-from efface.backbones.sites import Family, Site, family, reader_names
+from efface.backbones.parts import load_norms, load_parts
+from efface.backbones.readers import Reader, readers
+from efface.backbones.sites import Family, family
 from efface.backbones.text import TextSide
 from efface.backbones.token_reader import TokenReader
 from efface.backbones.words import Words, words_of
@@ -39,14 +40,6 @@ BATCH = 32
 """Prompts encoded at once."""
 
 
-class Reader(NamedTuple):
-    """A matrix that first consumes a text stream."""
-
-    stream: str
-    width: int | None
-    """Its leading columns that read the stream; None: all of them."""
-
-
 class Model:
     """Implements `efface.backbone.Backbone`."""
 
@@ -56,7 +49,7 @@ class Model:
         where: Mapping[str, Reader],
         names: Collection[str],
         fetch: Callable[[str], Tensor],
-        load_text: Callable[[], TextSide],
+        load_text: Callable[[int], TextSide],
         words: Words,
         *,
         load_denoiser: Callable[[], Denoiser],
@@ -66,6 +59,7 @@ class Model:
     ) -> None:
         """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
 
+        `load_text` is told how wide the rows are that the denoiser reads.
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
         nobody else changes the text encoders, so what they said once they will say again. `pipe`:
         the live pipeline whose text side this is.
@@ -93,7 +87,8 @@ class Model:
     @cached_property
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
-        return self._load_text()
+        _, weight = next(self.readers())
+        return self._load_text(weight.shape[1])
 
     @cached_property
     def token_reader(self) -> TokenReader:
@@ -165,6 +160,14 @@ class Model:
         found = together([self._said[p][stream] for p in prompts])
         self._forget()
         return found
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode at once what will be asked for piece by piece, if one pass does and is remembered.
+
+        Every pass reads all of an encoder, which for few prompts is half of the work.
+        """
+        if self._said is not None and len(set(prompts) - self._said.keys()) <= BATCH:
+            self.encode(prompts)
 
     def _encode(self, prompts: Sequence[str]) -> list[Said]:
         said = list[Said]()
@@ -247,28 +250,17 @@ def open_folder(root: Path) -> Model:
         ),
         [f"{component}/{name}" for name in files],
         fetch,
-        lambda: kind.text(load_parts(checkpoint, kind)),
+        lambda width: kind.text({"width": width, **load_parts(checkpoint, kind)}),
         words_of(root),
         load_denoiser=lambda: load_denoiser(checkpoint, kind),
+        norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
     )
 
 
-def readers(
-    kind: Family,
-    names: Collection[str],
-    width: Callable[[Site], int | None],
-    model: str,
-) -> dict[str, Reader]:
-    """Every matrix that reads text, as component/name, stream by stream.
-
-    `width`: the columns that read the stream, where a site's matrices read more; else None.
-    """
-    return {
-        f"{kind.component}/{name}": Reader(stream, width(site))
-        for stream, site in kind.streams.items()
-        for name in reader_names(kind, stream, names, model)
-    }
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps, or that it is."""
+    return getattr(module, "_orig_mod", module)
 
 
 def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
@@ -277,7 +269,7 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
     component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
     if component is None:
         raise EffaceError(f"{name} has neither unet nor transformer: not a text-to-image model")
-    denoiser = getattr(pipe, component)
+    denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
     tensors = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
@@ -288,7 +280,7 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
         readers(kind, bare, lambda site: site.width and site.width(denoiser.config), name),
         tensors,
         tensors.__getitem__,
-        lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
+        lambda width: kind.text({"width": width} | {p: getattr(pipe, p) for p in kind.parts()}),
         words_of(Path(origin) if origin else None),
         frozen=frozen,
         pipe=pipe,

@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.gated import attach, check_gates
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_pipeline
+from efface.backbones.model import open_pipeline, uncompiled
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
 
@@ -29,6 +29,10 @@ def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
         options = {"variant": "fp16", **options}
+    # Diffusers wants to be told of parts that are not there (SD 3 without its T5).
+    options = {
+        part: None for part, kind in checkpoint.index.items() if kind == [None, None]
+    } | options
     if "torch_dtype" not in options:  # the older name of the same
         options = {"dtype": torch.float32, **options}
     try:
@@ -175,12 +179,13 @@ def _soft(pipe: DiffusionPipeline, rows: Sequence[Tensor]) -> dict[str, Any]:
 def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     """A view of `pipe` with the patches applied, first to last; `pipe` itself is untouched.
 
-    Every tensor that no patch changes shares its storage with the original.
+    Every tensor that no patch changes shares its storage with the original. The view of a compiled
+    denoiser is not compiled.
     """
     model = open_pipeline(pipe)
     component = model.component
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    view = _view(getattr(pipe, component))
+    view = _view(uncompiled(getattr(pipe, component)))
     for name in merge.changed:
         owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
         new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
