@@ -25,10 +25,10 @@ class Eraser(Protocol):
 REGISTRY = {
     "ablation": "efface.erasers.ablation:Ablation",
     "esd": "efface.erasers.esd:ESD",
+    "itd": "efface.erasers.itd:ItD",
     "pac": "efface.erasers.pac:PAC",
     "pesd": "efface.erasers.pesd:PESD",
     "race": "efface.erasers.race:RACE",
-    "itd": "efface.erasers.itd:ItD",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }
