@@ -216,4 +216,4 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, ridge=0.0)
     number = next(s.name for s in describe(erasers.find(name)) if float in s.kinds)
     with pytest.raises(EffaceError, match="none of these"):
-        erasers.build(name, **{number: float("nan")})
+        erasers.build(name, None, **{number: float("nan")})
