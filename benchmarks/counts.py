@@ -19,7 +19,8 @@ import torch
 from torch import Generator
 
 from efface.backbones.gram import gram
-from efface.backbones.model import BATCH, Model, Words, open_folder
+from efface.backbones.model import BATCH, Model, open_folder
+from efface.backbones.words import Words
 from efface.core import Concept, Encoded
 from efface.erasers import build
 
@@ -52,6 +53,7 @@ class MadeUp(Model):
             real._fetch,
             lambda _: real.text,
             Words((), ()),
+            load_denoiser=real.denoiser,
             frozen=True,
         )
         found.known = {}

@@ -14,6 +14,8 @@ PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
 OTHER_PHRASING = "an image of a {}"
 """How kept words are put when drift is measured; fitting never uses it."""
+UNUSUAL = ("we saw a {} there", "look, it must be a {}", "the {} that nobody bought")
+"""How prompts are put that a gate's threshold is chosen by: no caption and no fit says it so."""
 SAMPLE = 32
 """The certificate covers about this many of the phrases to erase, drift of the kept words."""
 THINGS = 8
@@ -94,3 +96,18 @@ def said(concept: Concept) -> list[str]:
 def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:
     """About `most` of what is given, evenly taken."""
     return given[:: max(1, len(given) // most)]
+
+
+def mention(prompt: str, concept: Concept) -> tuple[int, int]:
+    """Where a prompt names the concept, by its longest phrase there; all of it if nowhere."""
+    lowered = prompt.lower()
+    for phrase in sorted(concept.erase, key=len, reverse=True):
+        if (at := lowered.find(phrase.lower())) >= 0:
+            return at, at + len(phrase)
+    return 0, len(prompt)
+
+
+def put(prompt: str, concept: Concept, other: str) -> str:
+    """The prompt with what names the concept replaced."""
+    start, end = mention(prompt, concept)
+    return prompt[:start] + other + prompt[end:]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from efface.backbones.model import Reader
+from efface.backbones.readers import Reader
 from efface.core import Edit, EffaceError, PromptMap, same_base
 from efface.patch import Patch
 
