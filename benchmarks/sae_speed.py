@@ -1,8 +1,9 @@
 """Training a top-k autoencoder, ours beside sae-lens's: `make sae-bench SAE_LENS=PYTHON`.
 
 PYTHON is one that has sae-lens (it needs 60 packages, so it has an environment of its own). Both
-train on the same rows in the same shape, one thread each, turn by turn; sae-lens once with dense
-and once with sparse activations, of which the faster counts. No feature is dead: AuxK is off.
+train on the same rows in the same shape, one thread each, turn by turn. No feature is dead: AuxK is
+off. sae-lens runs as it does by default, with dense activations: its sparse ones (6.54.12) end in
+an operation that torch 2.13 has not on a CPU.
 """
 
 import json
@@ -19,7 +20,7 @@ from benchmarks.measure import judged, load, machine, run, spread
 
 OUT = Path("benchmarks/sae_speed.json")
 BAR = 1.5
-WIDTH, FEATURES, K, BATCH, STEPS, ROUNDS = 256, 4096, 32, 4096, 8, 3
+WIDTH, FEATURES, K, BATCH, STEPS, ROUNDS = 256, 4096, 32, 4096, 7, 2
 
 
 def rows() -> Iterator[torch.Tensor]:
@@ -38,15 +39,13 @@ def ours() -> Callable[[torch.Tensor], object]:
     return Trainer(Recipe(features=FEATURES, k=K, batch=BATCH), next(rows())).step
 
 
-def theirs(sparse: bool) -> Callable[[torch.Tensor], object]:
+def theirs() -> Callable[[torch.Tensor], object]:
     """A step of sae-lens's trainer."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(d_in=WIDTH, d_sae=FEATURES, k=K, use_sparse_activations=sparse)
-    )
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=WIDTH, d_sae=FEATURES, k=K))
     told = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=BATCH,
@@ -60,8 +59,7 @@ def theirs(sparse: bool) -> Callable[[torch.Tensor], object]:
 
 WHOSE: dict[str, Callable[[], Callable[[torch.Tensor], object]]] = {
     "efface": ours,
-    "sae-lens, dense": lambda: theirs(False),
-    "sae-lens, sparse": lambda: theirs(True),
+    "sae-lens": theirs,
 }
 
 
@@ -98,8 +96,7 @@ def main() -> None:
     least = {kind: {n: min(s[kind]) for n, s in steps.items()} for kind in ("wall", "cpu")}
 
     def ratio(kind: str) -> float:
-        fastest = min(s for n, s in least[kind].items() if n != "efface")
-        return fastest / least[kind]["efface"]
+        return least[kind]["sae-lens"] / least[kind]["efface"]
 
     told: dict[str, Any] = {
         "command": "make sae-bench SAE_LENS=PYTHON",
