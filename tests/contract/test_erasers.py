@@ -64,10 +64,11 @@ SHORT = {
     "steps": 4,
     "erase_steps": 2,
     "attack_steps": 2,
-    "rate": 1e-2,
+    "rate": 3e-3,
     "drawings": 2,
     "drawing_steps": 4,
     "keep_drawings": 4,
+    "keep_weight": 30.0,
 }
 """Settings of a training of a second."""
 
