@@ -119,6 +119,8 @@ class Edit:
     op: Literal["add", "mul", "set"]
     a: Tensor
     b: Tensor | None = None
+    reads: str = ""
+    """Fingerprint of the tensor it was made for, where the base's does not cover it."""
 
 
 @runtime_checkable
@@ -193,6 +195,23 @@ class Denoiser(Protocol):
         `weights`: by name, tensors that stand in for the model's own.
         """
 
+    def latents(self, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:
+        """What pictures are to the denoiser, encoded as the model's own training would."""
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """The live text encoders; nothing asked of them changes them."""
+
+    def names(self) -> list[str]:
+        """Every parameter, by component/name; the name leaves out transformers' "text_model."."""
+
+    def weight(self, name: str) -> Tensor:
+        """One of them."""
+
+    def say(self, prompts: Sequence[str], weights: Mapping[str, Tensor] = NO_WEIGHTS) -> "Said":
+        """Prompts on every stream, differentiable in `weights`, which stand in for the model's."""
+
 
 @runtime_checkable
 class Backbone(Protocol):
@@ -220,6 +239,9 @@ class Backbone(Protocol):
 
     def denoiser(self) -> Denoiser:
         """The live denoiser, loaded when it is first asked for."""
+
+    def speaker(self) -> Speaker:
+        """The live text encoders."""
 
 
 def same_base(one: str, other: str) -> bool:

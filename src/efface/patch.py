@@ -29,8 +29,8 @@ FORMAT = 1
 """Version of the header; a reader refuses any other."""
 HEADER_LIMIT = 1 << 20
 """Bytes of story a header may hold."""
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a patch's numbers may be stored as."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool)
+"""What a patch's numbers may be stored as; a mask of zeros and ones as bool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Patch:
             "eraser": dict(self.eraser),
             "base": self.base,
             "maps": [m.encoder for m in self.maps],
-            "edits": [[e.param, e.op] for e in self.edits],
+            "edits": [[e.param, e.op, *filter(None, [e.reads])] for e in self.edits],
             "facts": dict(self.facts),
             "made": {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions},
         }
@@ -103,7 +103,7 @@ def _scaled(edit: Edit, strength: float) -> Edit:
     if edit.op == "add":
         return replace(edit, a=edit.a * strength)
     if edit.op == "mul":
-        return replace(edit, a=1 + (edit.a - 1) * strength)
+        return replace(edit, a=1 + (edit.a.float() - 1) * strength)
     raise EffaceError(f"the patch sets {edit.param} outright: only strength 1 can be asked of it")
 
 
@@ -240,6 +240,8 @@ def _edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
     a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
     match entry:
         case [str(param), "add" | "mul" | "set" as op]:
+            reads = ""
+        case [str(param), "add" | "mul" | "set" as op, str(reads)]:
             pass
         case _:
             raise EffaceError(f"its {place} names no tensor to add to, multiply or set")
@@ -247,7 +249,7 @@ def _edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
         raise EffaceError(f"its {place} has not the tensors that {op!r} needs")
     if b is not None and a.shape[1] != b.shape[0]:
         raise EffaceError(f"its {place} multiplies {tuple(a.shape)} with {tuple(b.shape)}")
-    return Edit(param, op, a, b)
+    return Edit(param, op, a, b, reads)
 
 
 def dense(base: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> tuple[Edit, ...]:

@@ -229,7 +229,9 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, colour="red")
     with pytest.raises(EffaceError, match=r"no preset 'none such': choose one of \w"):
         erasers.build(name, "none such")
-    field = next(s.name for s in describe(erasers.find(name)) if s.name in ("ridge", "rate"))
+    field = next(
+        s.name for s in describe(erasers.find(name)) if s.name in ("ridge", "rate", "ratio")
+    )
     wrong: dict[str, Any] = {field: 0.0}
     with pytest.raises(EffaceError, match=field):
         erasers.build(name, **wrong)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efface.backbones.merge import Merge
 from efface.backbones.model import Reader
-from efface.core import Backbone, Concept, Denoiser, Ellipsoid, Encoded
+from efface.core import Backbone, Concept, Denoiser, Ellipsoid, Encoded, Speaker
 from efface.ellipsoids import layer_norm
 from efface.erasers import build
 
@@ -49,6 +49,9 @@ class Recorded:
         self.recording = recording
 
     def denoiser(self) -> Denoiser:
+        raise AssertionError("closed-form methods ask for none")
+
+    def speaker(self) -> Speaker:
         raise AssertionError("closed-form methods ask for none")
 
     def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:

@@ -32,6 +32,8 @@ class Encoder(ABC):
     """Special tokens ahead of the words."""
     after = 0
     """Special tokens behind them."""
+    live = False
+    """Whether gradients pass."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model
@@ -62,7 +64,7 @@ class Encoder(ABC):
         """The model's output; `masked`: padding is hidden from it."""
         device = self.model.device
         mask = words.mask.to(device) if masked else None
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.live and torch.is_grad_enabled()):
             return self.model(words.ids.to(device), attention_mask=mask, **options)
 
 

@@ -5,24 +5,24 @@ pipeline, whose own tensors are used; from a single file, see `efface.backbones.
 same numbers and the same fingerprint.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.denoiser import live_denoiser, load_denoiser
+from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
+from efface.backbones.speaker import LiveSpeaker, spoken
 from efface.backbones.text import TextSide
-from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said
+from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said, Speaker
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Model:
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
     ) -> None:
-        """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
+        """`where`: names of the readers; `names`: of all tensors that `fetch` gets.
 
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
         nobody else holds the text encoders, so what they said once they will say again.
@@ -110,6 +110,10 @@ class Model:
     def _denoiser(self) -> Denoiser:
         return self._load_denoiser()
 
+    def speaker(self) -> Speaker:
+        """The live text encoders."""
+        return LiveSpeaker(self.kind, self.text)
+
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
 
@@ -121,7 +125,7 @@ class Model:
                 yield name, self._fetch(name)[:, : reader.width]
 
     def weight(self, name: str) -> Tensor:
-        """A tensor of the denoiser, by component/name."""
+        """A tensor of the denoiser or, where edits may name them, a text encoder."""
         return self._fetch(name)
 
     def _check(self, stream: str) -> None:
@@ -136,12 +140,7 @@ class Model:
 
         A checkpoint keeps one of its halves when it is loaded in another precision: `same_base`.
         """
-        half, brain = hashlib.sha256(), hashlib.sha256()
-        for tensor in self._identity():
-            held = tensor.detach().cpu()
-            half.update(held.to(torch.float16).contiguous().numpy().data)
-            brain.update(held.to(torch.bfloat16).contiguous().view(torch.int16).numpy().data)
-        return f"{half.hexdigest()[:16]}-{brain.hexdigest()[:16]}"
+        return roundings(self._identity())
 
     def _identity(self) -> Iterator[Tensor]:
         """The tensors that say which model this is."""
@@ -212,10 +211,15 @@ def open_folder(root: Path) -> Model:
     component, denoiser = checkpoint.denoiser()
     kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
     files = checkpoint.where(component)
+    places = {
+        f"{part}/{name}": (file, name)
+        for part in kind.encoders
+        for name, file in checkpoint.where(part).items()
+    }
+    stored = spoken(places.items()) | {f"{component}/{n}": (f, n) for n, f in files.items()}
 
     def fetch(name: str) -> Tensor:
-        bare = name.removeprefix(f"{component}/")
-        return checkpoint.tensor(files[bare], bare)
+        return checkpoint.tensor(*stored[name])
 
     return Model(
         kind,
@@ -225,7 +229,7 @@ def open_folder(root: Path) -> Model:
             lambda site: site.width and site.width(checkpoint.config(component)),
             str(root),
         ),
-        [f"{component}/{name}" for name in files],
+        stored,
         fetch,
         lambda: kind.text(load_parts(checkpoint, kind)),
         words_of(root),
@@ -272,8 +276,13 @@ def open_pipeline(pipe: "DiffusionPipeline") -> Model:
     denoiser = getattr(pipe, component)
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
-    tensors = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
-    bare = [n.removeprefix(f"{component}/") for n in tensors]
+    bare = dict(denoiser.named_parameters())
+    said = [
+        (f"{part}/{name}", weight)
+        for part in kind.encoders
+        for name, weight in getattr(pipe, part).named_parameters()
+    ]
+    tensors = spoken(said) | {f"{component}/{name}": weight for name, weight in bare.items()}
     origin = pipe.config.get("_name_or_path")
     return Model(
         kind,

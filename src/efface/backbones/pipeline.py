@@ -12,6 +12,7 @@ from PIL.Image import Image
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
+from efface.backbones.speaker import spoken
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
 
@@ -116,15 +117,21 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     Every tensor that no patch changes shares its storage with the original.
     """
     model = open_pipeline(pipe)
-    component = model.component
-    denoiser = getattr(pipe, component)
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
-    view = copy.deepcopy(denoiser, shared)
-    for name in merge.changed:
-        owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
-        new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
-        setattr(view.get_submodule(owner), leaf, new)
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
-    setattr(erased, component, view)
+    changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
+    for component in {model.component, *(name.partition("/")[0] for name in changed)}:
+        view = _view(getattr(pipe, component))
+        setattr(erased, component, view)
+        real = spoken((f"{component}/{name}", name) for name, _ in view.named_parameters())
+        for name in changed.keys() & real.keys():
+            owner, _, leaf = real[name].rpartition(".")
+            new = torch.nn.Parameter(changed[name], requires_grad=False)
+            setattr(view.get_submodule(owner), leaf, new)
     return erased
+
+
+def _view(module: torch.nn.Module) -> torch.nn.Module:
+    """The module anew, with the same tensors."""
+    shared = {id(t): t for t in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, shared)

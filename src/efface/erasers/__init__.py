@@ -24,7 +24,9 @@ class Eraser(Protocol):
 
 REGISTRY = {
     "ablation": "efface.erasers.ablation:Ablation",
+    "conceptprune": "efface.erasers.conceptprune:ConceptPrune",
     "esd": "efface.erasers.esd:ESD",
+    "fsu": "efface.erasers.fsu:FSU",
     "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
