@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench model-report erasure-report
+.PHONY: help demo test check format bench model-report erasure-report itd-report sae-bench
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -38,6 +38,12 @@ model-report: .venv/.dev ## Measure the bundled model against its bars (fetches 
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
+	$(BIN)/python -m studies.itd
+
+sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a python that has it)
+	$(BIN)/python -m benchmarks.sae_speed
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

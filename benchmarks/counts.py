@@ -19,7 +19,8 @@ import torch
 from torch import Generator
 
 from efface.backbones.gram import gram
-from efface.backbones.model import BATCH, Model, Words, open_folder
+from efface.backbones.model import BATCH, Model, open_folder
+from efface.backbones.words import Words
 from efface.core import Concept, Encoded
 from efface.erasers import build
 

@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 
 import efface
 from efface import api
-from efface.backbones.model import EVERYDAY, open_folder, open_pipeline
+from efface.backbones.model import open_folder, open_pipeline
+from efface.backbones.words import EVERYDAY
 from efface.core import EffaceError
 from tests.equal import contents, state
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.backbones.checkpoint import Checkpoint
+from efface.backbones.gated import check_mergeable
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
 from efface.backbones.speaker import spoken
@@ -68,6 +69,7 @@ def export_folder(
     root: Path, patches: Sequence[Patch], target: Path, on_step: OnStep, *, force: bool = False
 ) -> Exported:
     """Copy the model at `root` to `target`, patches merged first to last; all or nothing."""
+    check_mergeable(patches)
     check_target(target, force=force)
     target, root = target.absolute(), root.absolute()
     if target.resolve() == root.resolve():

@@ -14,6 +14,8 @@ PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
 OTHER_PHRASING = "an image of a {}"
 """How kept words are put when drift is measured; fitting never uses it."""
+UNUSUAL = ("we saw a {} there", "look, it must be a {}", "the {} that nobody bought")
+"""How prompts are put that a gate's threshold is chosen by: no caption and no fit says it so."""
 SAMPLE = 32
 """The certificate covers about this many of the phrases to erase, drift of the kept words."""
 THINGS = 8

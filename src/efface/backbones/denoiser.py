@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
+from efface.backbones.guided import unguided
 from efface.backbones.noise import noise_of
 from efface.backbones.sites import Family
 from efface.core import NO_WEIGHTS, EffaceError, Encoded, Noise, Said
@@ -36,7 +37,7 @@ class LiveDenoiser:
                 "FLUX.1 was distilled to draw without an unconditional prediction, which methods "
                 "that train guide away from: erase with rece or uce"
             )
-        self.module = frozen_view(module)
+        self.module = unguided(frozen_view(module))
         self.noise: Noise = noise
         self._kind, self._factor, self._vae = kind, factor, vae
         config: Any = module.config

@@ -18,36 +18,23 @@ from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.denoiser import live_denoiser, load_denoiser
 from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
+from efface.backbones.layers import hear, identity, sites
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.speaker import LiveSpeaker, spoken
 from efface.backbones.text import TextSide
-from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Said, Speaker
+from efface.backbones.words import Words, words_of
+from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Heard, Said, Speaker
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-EVERYDAY = (
-    "person", "face", "hand", "dog", "cat", "bird", "tree", "flower", "mountain", "ocean", "sky",
-    "house", "street", "car", "chair", "table", "book", "food", "fruit", "dress", "painting",
-    "photo", "night", "winter",
-)  # fmt: skip
-"""Kept by default where a model does not bring a `concepts.json` of its own."""
 REMEMBERED = 1 << 28
 """Numbers that a frozen model keeps of what it said: a fit asks for the same prompts repeatedly."""
 BATCH = 32
 """Prompts encoded at once."""
-
-
-class Words(NamedTuple):
-    """What a model is known to draw."""
-
-    vocabulary: tuple[str, ...]
-    """Words it should go on drawing, whatever is erased."""
-    things: tuple[str, ...]
-    """Those that name things, which a style can be said of."""
 
 
 class Reader(NamedTuple):
@@ -82,7 +69,8 @@ class Model:
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self._load_denoiser = load_denoiser
-        self.vocabulary, self.things = words
+        self.vocabulary, self.things, own = words
+        self.own_words = self.vocabulary if own else ()
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
         self._ellipsoids: Mapping[str, tuple[Ellipsoid, ...]] | None = None
@@ -204,6 +192,26 @@ class Model:
             self._ellipsoids = found
         return found[stream]
 
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+        return sites(self.kind.encoders, self.text)
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+        return hear(self.kind.encoders, self.text, prompts, site, BATCH)
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through.
+
+        Of a text encoder's layer: all up to it. Of a module of the denoiser: its own.
+        """
+        if site.partition("/")[0] != self.component:
+            return identity(self.kind.encoders, self.text, site)
+        inside = sorted(name for name in self.names if name.startswith(f"{site}."))
+        if not inside:
+            raise EffaceError(f"the model has no module {site!r} with weights")
+        return roundings(self._fetch(name) for name in inside)
+
 
 def open_folder(root: Path) -> Model:
     """Read from disk, matrix by matrix; the denoiser is never built."""
@@ -253,18 +261,6 @@ def readers(
         for stream, site in kind.streams.items()
         for name in reader_names(kind, stream, names, model)
     }
-
-
-def words_of(root: Path | None) -> Words:
-    """The words of the model's `concepts.json`, else everyday ones."""
-    path = None if root is None else root / "concepts.json"
-    if path is None or not path.is_file():
-        return Words(EVERYDAY, EVERYDAY)
-    lists = Checkpoint.read_json(path)
-    if not all(isinstance(words, list) for words in lists.values()):
-        raise EffaceError(f"{path} is not lists of words by kind: the model folder is damaged")
-    every = tuple(str(w) for words in lists.values() for w in words)
-    return Words(every, tuple(map(str, lists.get("concepts", []))))
 
 
 def open_pipeline(pipe: "DiffusionPipeline") -> Model:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from efface.backbones.checkpoint import resolve
 from efface.backbones.file_parts import load_file_parts
-from efface.backbones.model import Model, open_folder, open_pipeline, readers, words_of
+from efface.backbones.model import Model, open_folder, open_pipeline, readers
 from efface.backbones.single_file import SingleFile
 from efface.backbones.sites import FAMILIES
+from efface.backbones.words import words_of
 from efface.core import Denoiser, EffaceError
 
 if TYPE_CHECKING:

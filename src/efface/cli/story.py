@@ -22,6 +22,10 @@ def story(patch: Patch) -> dict[str, Any]:
             {"param": e.param, "op": e.op, "rank": None if e.b is None else e.a.shape[1]}
             for e in patch.edits
         ],
+        "gates": [
+            {"site": g.site, "kind": g.kind, "numbers": sum(t.numel() for t in g.tensors.values())}
+            for g in patch.gates
+        ],
         "facts": dict(patch.facts),
     }
 

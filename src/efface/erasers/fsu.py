@@ -266,5 +266,5 @@ PRESETS = {
     "paper": FSU(steps=10, rate=1e-5, keep_weight=0.0),
     "no-retain": FSU(steps=20, keep_weight=0.0),
 }
-"""paper: the released code, for SD 1.5: four pictures, two an update, five epochs, nothing retained.
+"""paper: the released code, for SD 1.5: four pictures, two an update, five epochs, none retained.
 no-retain: the paper's loss at a rate and length that erase from the bundled model."""

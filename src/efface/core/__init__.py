@@ -1,18 +1,23 @@
 """The nouns every other module speaks: concepts, cases, edits, verdicts, estimates.
 
-Nothing here imports another module of efface.
+Nothing here imports another part of efface.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL.Image import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor
+
+from efface.core.live import NO_WEIGHTS as NO_WEIGHTS
+from efface.core.live import Denoiser as Denoiser
+from efface.core.live import Encoded as Encoded
+from efface.core.live import Noise as Noise
+from efface.core.live import Said as Said
+from efface.core.live import Speaker as Speaker
 
 
 class EffaceError(ValueError):
@@ -68,28 +73,6 @@ class Case:
     """Picture to start from (image-to-image, inpainting)."""
 
 
-class Encoded(NamedTuple):
-    """Prompts as the denoiser receives them on one stream, before any patch.
-
-    Where several encoders' rows follow one another (SD 3), each is a part of the tokens.
-    """
-
-    states: Float[Tensor, "prompts tokens width"]
-    last: Int[Tensor, "prompts parts"]
-    """Position of the last word; the part's first for a prompt without words."""
-    ends: Int[Tensor, "prompts parts"]
-    """One past the last position that the denoiser attends to."""
-    spoken: Bool[Tensor, "prompts"]
-    """Whether the prompt holds a word."""
-    starts: tuple[int, ...] = (0,)
-    """Where each part begins."""
-
-
-Said = Mapping[str, Encoded]
-"""Prompts on every stream."""
-NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
-
-
 class Ellipsoid(NamedTuple):
     """Where rows of a text stream lie: axes z + shift with |z|^2 = radius2."""
 
@@ -123,94 +106,31 @@ class Edit:
     """Fingerprint of the tensor it was made for, where the base's does not cover it."""
 
 
-@runtime_checkable
-class Noise(Protocol):
-    """x_t = α x₀ + σ ε at every time t, and what the denoiser's output says of x₀ and ε."""
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A small network run on the output of one named site, when the model runs.
 
-    @property
-    def key(self) -> str:
-        """Tells schedules apart."""
+    Plain data: `efface.gates` makes the network from it.
+    """
 
-    def levels(
-        self, times: Float[Tensor, "batch"]
-    ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
-        """α and σ."""
-
-    def grid(self, steps: int, offset: float = 0.0) -> list[float]:
-        """Times of a drawing from noise to picture; `offset`, 0 to 1, moves them within a step."""
-
-    def anywhen(self, count: int, rng: Generator) -> Float[Tensor, "count"]:
-        """Times at random."""
-
-    def split(
-        self,
-        latents: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-        output: Float[Tensor, "batch c h w"],
-    ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c h w"]]:
-        """x₀ and ε as the output says."""
-
-    def joined(
-        self,
-        clean: Float[Tensor, "batch c h w"],
-        noise: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-    ) -> Float[Tensor, "batch c h w"]:
-        """The output that says x₀ and ε."""
+    site: str
+    """Component and module, less transformers' "text_model.": "text_encoder/encoder.layers.8"."""
+    kind: str
+    """Which network: a name of `efface.gates.REGISTRY`."""
+    reads: str
+    """Fingerprint of the weights that the site's output comes through."""
+    settings: Mapping[str, Any]
+    """What else the network needs, as JSON says it."""
+    tensors: Mapping[str, Tensor]
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """The live denoiser. Its tensors are the model's own; nothing asked of it changes them."""
+class Heard(NamedTuple):
+    """What a site puts out for prompts."""
 
-    module: nn.Module
-    """A view of the network that shares its tensors' storage, frozen: hooks on it are its own."""
-    noise: Noise
-    shape: tuple[int, int, int]
-    """Channels, height and width of one latent."""
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Height and width of a picture."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-
-    def names(self) -> list[str]:
-        """Every parameter, by component/name."""
-
-    def weight(self, name: str) -> Tensor:
-        """One of them."""
-
-    def predict(
-        self,
-        latents: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-        said: "Said",
-        weights: Mapping[str, Tensor] = NO_WEIGHTS,
-    ) -> Float[Tensor, "batch c h w"]:
-        """The network's output, float32; differentiable in latents, rows and `weights`.
-
-        `weights`: by name, tensors that stand in for the model's own.
-        """
-
-    def latents(self, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:
-        """What pictures are to the denoiser, encoded as the model's own training would."""
-
-
-@runtime_checkable
-class Speaker(Protocol):
-    """The live text encoders; nothing asked of them changes them."""
-
-    def names(self) -> list[str]:
-        """Every parameter, by component/name; the name leaves out transformers' "text_model."."""
-
-    def weight(self, name: str) -> Tensor:
-        """One of them."""
-
-    def say(self, prompts: Sequence[str], weights: Mapping[str, Tensor] = NO_WEIGHTS) -> "Said":
-        """Prompts on every stream, differentiable in `weights`, which stand in for the model's."""
+    rows: Float[Tensor, "prompts tokens width"]
+    """In float32 on the CPU."""
+    holds: Bool[Tensor, "prompts tokens"]
+    """Positions of the prompt itself, end token included: no start token, no padding."""
 
 
 @runtime_checkable
@@ -242,6 +162,28 @@ class Backbone(Protocol):
 
     def speaker(self) -> Speaker:
         """The live text encoders."""
+
+
+@runtime_checkable
+class Layered(Backbone, Protocol):
+    """What an eraser may ask of a model that lets it read inside its text encoders."""
+
+    @property
+    def own_words(self) -> tuple[str, ...]:
+        """What the model says that it draws; empty where it does not say."""
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Words for things, which a style can be said of."""
+
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through."""
 
 
 def same_base(one: str, other: str) -> bool:
