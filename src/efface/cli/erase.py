@@ -57,7 +57,6 @@ def erase(
     ] = None,
     method: Annotated[
         str, typer.Option(help="rece, uce, itd, esd, race, ablation ... or an installed one.")
-        typer.Option(help="rece, uce, itd, esd, race, ablation, pesd, pac or an installed one."),
     ] = "rece",
     toward: Annotated[
         list[str] | None,
