@@ -34,10 +34,11 @@ GROUND, HELPERS, METHOD, RUNNER, FACES = range(5)
 LEVEL = {
     **dict.fromkeys(["core", "linalg"], GROUND),
     **dict.fromkeys(METHODS, METHOD),
-    **dict.fromkeys(["run"], RUNNER),
+    **dict.fromkeys(["run", "summary"], RUNNER),
     **dict.fromkeys(["api", "audit", "study", "report", "cli", "web", "__main__", ""], FACES),
 }
-REPORT_SEES = {"core", "store", "stats"}  # rows, never what made them
+# Rows and what is counted from them, never what made them.
+REPORT_SEES = {"core", "store", "stats", "outcomes", "summary", "phrases", "output", ""}
 
 
 def part(module: str) -> str:
