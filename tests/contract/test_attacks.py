@@ -41,10 +41,18 @@ def case(name: str) -> Case:
     return Case("a cat on a house", seed=3, steps=5, guidance=4.0, start=start)
 
 
+def small(name: str) -> attacks.Attack:
+    """The smallest budget; searches, which are tested elsewhere, are cut short."""
+    searches = {"population", "generations"} <= {s.name for s in describe(attacks.find(name))}
+    return attacks.build(
+        name, "small", **({"population": 10, "generations": 3} if searches else {})
+    )
+
+
 def play(name: str, models: Pair, verdicts: Sequence[Verdict] = (), seed: int = 0) -> list[Case]:
     """Every case of a small budget; verdicts in order, then misses."""
     rng = Generator().manual_seed(seed)
-    run = attacks.build(name, "small").run(*models, CONCEPT, case(name), rng)
+    run = small(name).run(*models, CONCEPT, case(name), rng)
     found, said = [], iter(verdicts)
     try:
         found.append(next(run))
@@ -86,7 +94,7 @@ def test_small_budgets_are_small(name: str, models: Pair) -> None:
 
 @every_attack
 def test_it_may_be_closed_early(name: str, models: Pair) -> None:
-    run = attacks.build(name, "small").run(*models, CONCEPT, case(name), Generator())
+    run = small(name).run(*models, CONCEPT, case(name), Generator())
     next(run, None)
     run.close()
 

@@ -42,6 +42,9 @@ REGISTRY = {
     "dilution": "efface.attacks.dilution:Dilution",
     "order": "efface.attacks.order:Order",
     "img2img": "efface.attacks.img2img:ImageToImage",
+    "ringabell": "efface.attacks.ringabell:RingABell",
+    "optimum": "efface.attacks.optimum:Optimum",
+    "nearest": "efface.attacks.nearest:Nearest",
 }
 """Attack name -> module:class."""
 

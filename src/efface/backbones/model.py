@@ -22,6 +22,7 @@ from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
 from efface.backbones.text import TextSide
+from efface.backbones.token_reader import TokenReader
 from efface.core import EffaceError, Ellipsoid, Encoded
 from efface.tokens import each, together
 
@@ -106,6 +107,11 @@ class Model:
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
         return self._load_text()
+
+    @cached_property
+    def token_reader(self) -> TokenReader:
+        """Token sequences to rows, for models with one CLIP text encoder."""
+        return TokenReader(self)
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
