@@ -101,7 +101,7 @@ def worst(found: Evidence) -> Mapping[str, Any] | None:
     lines = [
         line
         for line in found.table["attacks"]
-        if line["attack"] != "none" and line["asr"]["value"] is not None
+        if line["attack"] != "none" and line["asr"]["value"] is not None and line["pictures"]["n"]
     ]
     by = [(line["asr"]["interval"][0], line["asr"]["value"]) for line in lines]
     return lines[by.index(max(by))] if lines else None
@@ -111,7 +111,7 @@ def settings(found: Evidence) -> list[tuple[str, str]]:
     """Everything that run.json holds, in lines, and what the evidence hashes to."""
     story, patch = found.run.story, found.patch
     told = {
-        "erased": found.erased,
+        "what should be gone": found.erased,
         "method": words.setting(patch["eraser"]) if "eraser" in patch else found.eraser,
         "becomes": words.setting(story["concept"].get("toward")),
         "kept phrases": words.setting(story["concept"].get("keep")),

@@ -74,7 +74,7 @@ def kept_cards(found: Evidence) -> list[Card]:
     base = {(row.attack, same(row.root)): row for row in found.run.base}
     rows = [row for row in found.run.rows if row.attack in (KEPT, ACROSS)]
     ranked = sorted(rows, key=lambda row: _lost(base.get((row.attack, same(row.root))), row))
-    some = ranked[: MOST // 2] + list(evenly(ranked[MOST // 2 :], MOST - MOST // 2))
+    some = ranked[: MOST // 2] + list(evenly(ranked[MOST // 2 :], MOST - MOST // 2))[: MOST // 2]
     return [
         _card(
             found.run.folder,

@@ -43,7 +43,7 @@ def attacks_grid(found: Evidence) -> str:
         [
             [
                 line["attack"],
-                share(line["asr"]),
+                share(line["asr"]) if line["pictures"]["n"] else "nothing to try",
                 "" if line["attack"] in ("none", "seeds") else points(line["excess"]),
                 line["pictures"]["n"],
             ]
