@@ -156,7 +156,9 @@ def _run_cell(study: Study, cell: Cell, on_step: OnStep) -> dict[str, Any]:
     """What one cell found, or its error."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     record = cell.folder / "cell.json"
-    known = json.loads(record.read_text()) if record.exists() else {"asked": dict(cell.asked)}
+    known: dict[str, Any] = {"asked": dict(cell.asked)}
+    if record.exists():
+        known = json.loads(record.read_text())
     if known["asked"] != json.loads(json.dumps(cell.asked)):
         raise EffaceError(f"{cell.folder} was made for other settings: name a new folder with -o")
     if "found" in known:

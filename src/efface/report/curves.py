@@ -17,7 +17,7 @@ def query_curves(found: Evidence) -> list[Chart]:
     lines = [line for line in found.table["attacks"] if line["curve"]]
     control = next((line for line in lines if line["attack"] == CONTROL), None)
     most = max((line["curve"][-1]["queries"] for line in lines), default=1)
-    ticks = sorted({0, *([most // 2] if most > 3 else []), most})
+    ticks = [float(t) for t in sorted({0, *([most // 2] if most > 3 else []), most})]
     charts = []
     for line in lines:
         if line["attack"] == "none":
