@@ -102,7 +102,7 @@ class PromptFile:
             self.default,
             prompt=" ".join(prompt.split()),
             seed=self.default.seed + number if seed is None else int(seed),
-            guidance=self.default.guidance if guidance is None else guidance,
+            guidance=self.default.guidance if guidance is None else float(guidance),
         )
         if not 0 <= case.seed < SEEDS:
             raise EffaceError(f"{where} has seed {case.seed}: seeds are from 0 to below 2^63")
@@ -178,12 +178,14 @@ def _opened(path: Path) -> io.TextIOWrapper:
     return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
-def _number(where: str, what: str, value: Any) -> float | None:
+def _number(where: str, what: str, value: Any) -> int | float | None:
     """A cell as a number; None where it is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        found = int(value) if what == "seed" and not isinstance(value, float) else float(value)
+        found: int | float = (
+            int(value) if what == "seed" and not isinstance(value, float) else float(value)
+        )
         if found != found or found in (float("inf"), float("-inf")):
             raise ValueError(value)
     except (TypeError, ValueError, OverflowError) as error:

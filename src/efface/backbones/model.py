@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
+from efface.backbones.encoders import Clip
 from efface.backbones.gram import cached, gram
 from efface.backbones.parts import load_parts
 from efface.backbones.sites import Family, Site, family, reader_names
@@ -111,7 +112,14 @@ class Model:
     @cached_property
     def token_reader(self) -> TokenReader:
         """Token sequences to rows, for models with one CLIP text encoder."""
-        return TokenReader(self)
+        if self.kind.name != "sd":
+            raise EffaceError(
+                f"tokens are searched for Stable Diffusion 1 and 2, not {self.kind.name}: leave "
+                "that attack out"
+            )
+        [clip] = self.text.encoders
+        assert isinstance(clip, Clip)
+        return TokenReader(clip.tokenizer, clip.model, clip.length)
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.

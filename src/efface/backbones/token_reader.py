@@ -6,16 +6,11 @@ only they are asked for, only they are run.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from efface.core import EffaceError
-
-if TYPE_CHECKING:
-    from efface.backbones.model import Model
 
 CHUNK = 256
 """Sequences run at once."""
@@ -24,16 +19,11 @@ WORD_END = "</w>"
 
 
 class TokenReader:
-    """The tokens of a model whose text is the last states of one CLIP."""
+    """The tokens of one CLIP, of whose last states the text is made."""
 
-    def __init__(self, model: "Model") -> None:
-        if model.kind.name != "sd":
-            raise EffaceError(
-                "tokens are searched for models with one CLIP text encoder (Stable Diffusion 1 and "
-                f"2); this one is {model.kind.name}: leave that attack out"
-            )
-        clip: Any = model.text.encoders[0]
-        self.tokenizer, self.encoder, self.length = clip.tokenizer, clip.model, clip.length
+    def __init__(self, tokenizer: Any, encoder: Any, length: int) -> None:
+        """`length`: positions of a prompt."""
+        self.tokenizer, self.encoder, self.length = tokenizer, encoder, length
 
     @cached_property
     def vocabulary(self) -> Int[Tensor, "words"]:
