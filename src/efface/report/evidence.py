@@ -91,6 +91,17 @@ def gather(folder: Path) -> Evidence:
     )
 
 
+def _check_named(folder: Path, story: Mapping[str, Any]) -> None:
+    """Refuse names and patch facts of a form that no audit writes."""
+    named = story.get("named", {})
+    patch = (named.get("patch") or {}) if isinstance(named, dict) else None
+    parts = (
+        [patch.get(key, {}) for key in ("eraser", "facts")] if isinstance(patch, dict) else [None]
+    )
+    if not all(isinstance(part, dict) for part in parts):
+        raise EffaceError(f"{folder}/run.json names its patch in no known form: run a new audit")
+
+
 def _unjudged(run: Run, attack: str) -> int:
     return sum(outcome.hit is None for outcome in outcomes(run.rows, attack).values())
 
@@ -109,4 +120,5 @@ def _read(folder: Path) -> Run:
         raise EffaceError(f"{folder}/run.json does not say {missing[0]!r}: efface audit wrote none")
     if not isinstance(run.story["attacks"], dict) or "none" not in run.story["attacks"]:
         raise EffaceError(f"{folder}/run.json names no attacks: run the audit in a new folder")
+    _check_named(folder, run.story)
     return run

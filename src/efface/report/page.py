@@ -89,7 +89,7 @@ def _part(found: Evidence, blurred: bool) -> Part:
         threshold_curve(found),
         hits(found),
         damaged(found.moved),
-        found.patch.get("facts") or {"certificate": None},
+        facts(found),
         settings(found),
         command(found),
         limits(found),
@@ -105,6 +105,24 @@ def worst(found: Evidence) -> Mapping[str, Any] | None:
     ]
     by = [(line["asr"]["interval"][0], line["asr"]["value"]) for line in lines]
     return lines[by.index(max(by))] if lines else None
+
+
+def facts(found: Evidence) -> Mapping[str, Any]:
+    """Certificate and drift as the patch told them; None where it did not."""
+    told = found.patch.get("facts") or {}
+    streams = told.get("streams") or {}
+    return {
+        "certificate": _certificate(told),
+        "drift": told.get("drift"),
+        "streams": [(n, _certificate(f), f.get("drift")) for n, f in streams.items()],
+    }
+
+
+def _certificate(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    known = told.get("certificate")
+    if not isinstance(known, Mapping) or not isinstance(known.get("min"), int | float):
+        return None
+    return {key: known.get(key) for key in ("min", "mean", "rows")}
 
 
 def settings(found: Evidence) -> list[tuple[str, str]]:

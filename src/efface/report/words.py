@@ -40,9 +40,9 @@ def points(estimate: Mapping[str, Any]) -> str:
     return f"{said}{interval(estimate, ' ({})')}"
 
 
-def count(value: float | None) -> str:
-    """A number without needless digits; a dash for None."""
-    return NONE if value is None else f"{value:,.4g}".replace(",", " ")
+def count(value: Any) -> str:
+    """A number without needless digits; a dash for anything else."""
+    return f"{value:,.4g}".replace(",", " ") if isinstance(value, int | float) else NONE
 
 
 def setting(value: Any) -> str:
