@@ -8,7 +8,7 @@ from efface.report.evidence import Evidence
 from efface.report.words import percent, share
 
 CONTROL = "seeds"
-SMALL, WIDE = (240, 170), (520, 240)
+SMALL, WIDE = (180, 130), (520, 240)
 """Sizes in the drawing's units."""
 
 

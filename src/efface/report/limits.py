@@ -4,10 +4,10 @@ from efface.core import ACROSS, KEPT
 from efface.report.evidence import Evidence
 
 NEEDS = {
-    "none": "needs prompts only",
-    "text": "needs the text encoder",
-    "white": "needs the model's weights",
-    "weights": "trains the model",
+    "none": "prompts only",
+    "text": "text encoder",
+    "white": "the weights",
+    "weights": "trains the weights",
 }
 """What an attacker must have, in words."""
 UNTRIED = {
