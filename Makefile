@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench model-report erasure-report
+.PHONY: help demo test check format bench attack-speed model-report erasure-report
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -35,6 +35,10 @@ bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (bu
 
 model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report
+
+attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits against plain loops
+	$(BIN)/python -m benchmarks.ringabell
+	$(BIN)/python -m benchmarks.audit_loop
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure

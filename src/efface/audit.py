@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -15,7 +16,7 @@ from efface.api import everyday, said_of_things
 from efface.backbones.checkpoint import resolve
 from efface.backbones.identity import identity
 from efface.backbones.model import Model, open_pipeline
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply, load_pipeline, reads_rows
 from efface.core import ACROSS, KEPT, PLAIN, Case, Concept, Detector, EffaceError, OnStep
 from efface.hub import local
 from efface.outcomes import outcomes, same
@@ -72,6 +73,8 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     root = resolve(model)
     pipe = load_pipeline(model)
     after, concept, told = _erased(pipe, erased, asked.concept)
+    if not asked.attacks and not reads_rows(pipe):
+        chosen = {name: attack for name, attack in chosen.items() if attack.access == "none"}
     base, attacked = (open_pipeline(p, frozen=True) for p in (pipe, after))
     bench = _Bench(base, concept, detectors.open_judge(asked.detector, str(root)), asked)
     precision = _precision(asked.precision, pipe.device)
@@ -202,9 +205,9 @@ def _draw_all(
     for base in (True, False):
         if base and begun:
             continue
-        drive(scene, PLAIN, plain, bench.roots(), on_step, base=base, total=total)
-        for kind, roots in benign.items():
-            drive(scene, kind, plain, roots, on_step, base=base, total=len(roots))
+        for kind, roots in {PLAIN: bench.roots(), **benign}.items():
+            count = total if kind == PLAIN else len(benign[kind])
+            _stage(scene, kind, plain, roots, on_step, base=base, total=count)
     found = outcomes(list(store.rows), PLAIN)
     hit = {root for root, outcome in found.items() if outcome.hit}
     pictures = {same(row.root): row.image for row in store.base if row.attack == PLAIN}
@@ -213,7 +216,14 @@ def _draw_all(
         if any(later in begun for later in waiting[i + 1 :]):
             continue
         left = _left(store, bench, hit, pictures if chosen[name].from_picture else None)
-        drive(scene, name, chosen[name], left, on_step, total=total - len(hit))
+        _stage(scene, name, chosen[name], left, on_step, total=total - len(hit))
+
+
+def _stage(scene: Scene, name: str, *rest: Any, **more: Any) -> None:
+    """One attack, and how long this sitting took over it."""
+    started = time.perf_counter()
+    drive(scene, name, *rest, **more)
+    scene.store.note({"attack": name, "seconds": round(time.perf_counter() - started, 2)})
 
 
 def _left(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,12 @@ class PromptFile:
     def count(self, most: int | None = None) -> Counted:
         """Read it through once."""
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise EffaceError(f"{self.path} cannot be read ({error.strerror})") from error
         found = {"rows": 0, "used": 0, "refused": 0, "repeated": 0}
         for kind, _ in self._cases(most):
             found["rows"] += 1
@@ -82,7 +85,8 @@ class PromptFile:
             if refused(case.prompt, str(row.get("topic") or "")):
                 yield "refused", None
                 continue
-            key = hashlib.blake2b(repr(asdict(case)).encode(), digest_size=12).digest()
+            told = f"{case.seed} {case.guidance} {case.size} {case.prompt}"
+            key = hashlib.blake2b(told.encode(), digest_size=12).digest()
             if key in seen:
                 yield "repeated", None
                 continue

@@ -64,14 +64,15 @@ def drive(
     recorded = (told for told in rows.told() if told["attack"] == name)
     waiting, live, done = enumerate(roots), list[_Line](), 0
     while True:
-        live += [
+        fresh = [
             _Line.begin(scene, name, attack, number, root)
             for number, root in islice(waiting, LIVE - len(live))
         ]
+        live += fresh
         done += sum(line.done for line in live)
         live = [line for line in live if not line.done]
         on_step(name, done, max(total, done))
-        if not live:
+        if not live and not fresh:
             return
         for chunk in _chunks(live, scene.batch):
             known = list(islice(recorded, len(chunk)))

@@ -1,16 +1,18 @@
 """Numbers with their intervals: shares, paired differences, ratios. 95 % throughout.
 
-scipy does the statistics. Resampling has a fixed seed, so that the same rows give the same numbers.
+scipy does the exact tests. Resampling has a fixed seed: the same rows give the same numbers.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 from efface.core import Estimate
 
 RESAMPLES = 4000
+AT_ONCE = 10**6
+"""Numbers drawn in one go."""
 Floats = np.ndarray
 """One-dimensional, of numbers or truth values."""
 
@@ -45,18 +47,29 @@ def of_samples(
             return Estimate(None, None, count, skipped, unit)
         if count < 2:
             return Estimate(value, None, count, skipped, unit)
-        low, high = bootstrap(
-            arrays,
-            statistic,
-            paired=paired,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=max(1, 10**6 // count),
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-    interval = (float(low), float(high)) if np.isfinite([low, high]).all() else None
-    return Estimate(value, interval, count, skipped, unit)
+        again = _resampled(statistic, arrays, paired=paired)
+    if not np.isfinite(again).all():  # a share of 0 to divide by is likely: there is no bound
+        return Estimate(value, None, count, skipped, unit)
+    low, high = np.quantile(again, [0.025, 0.975])
+    return Estimate(value, (float(low), float(high)), count, skipped, unit)
+
+
+def _resampled(
+    statistic: Callable[..., Floats], arrays: Sequence[Floats], *, paired: bool
+) -> Floats:
+    """The statistic of samples drawn from the samples with replacement."""
+    rng, found = np.random.default_rng(0), list[Floats]()
+    width = max(len(a) for a in arrays)
+    step = max(1, AT_ONCE // width)
+    for start in range(0, RESAMPLES, step):
+        count = min(step, RESAMPLES - start)
+        if paired:
+            chosen = rng.integers(width, size=(count, width))
+            drawn = [a[chosen] for a in arrays]
+        else:
+            drawn = [a[rng.integers(len(a), size=(count, len(a)))] for a in arrays]
+        found.append(np.atleast_1d(statistic(*drawn, axis=-1)))
+    return np.concatenate(found)
 
 
 def difference(one: Sequence[bool], other: Sequence[bool], *, skipped: int = 0) -> Estimate:

@@ -91,6 +91,14 @@ def open_store(
     return store
 
 
+def seconds(folder: Path) -> float:
+    """What all sittings together took."""
+    path = folder / "sessions.jsonl"
+    if not path.exists():
+        return 0.0
+    return sum(json.loads(line)["seconds"] for line in path.read_text().splitlines() if line)
+
+
 class Run(NamedTuple):
     """A run as it is read."""
 

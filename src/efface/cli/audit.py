@@ -77,6 +77,7 @@ def audit(
     _quiet_drawing()
     from efface import audit as whole
     from efface.core import Case
+    from efface.store import seconds
     from efface.summary import summary
 
     default = Case("", seed, steps, guidance)
@@ -101,7 +102,7 @@ def audit(
     if json:
         show.as_json(answer)
         return
-    _table(answer)
+    _table(answer, seconds(out))
 
 
 def _file(path: Path | None, columns: list[str] | None, default: Any) -> "PromptFile | None":
@@ -146,7 +147,7 @@ def _quiet_drawing() -> None:
     logging.set_verbosity_error()
 
 
-def _table(answer: Mapping[str, Any]) -> None:
+def _table(answer: Mapping[str, Any], took: float) -> None:
     """The gate, the attacks, what it took."""
     story, overall = answer["story"], answer["overall"]
     passes = answer["passes_gate"]
@@ -183,7 +184,7 @@ def _table(answer: Mapping[str, Any]) -> None:
             "prompts refused": prompts.get("refused") or None,
             "prompts repeated": prompts.get("repeated") or None,
             "errors": answer["errors"] or None,
-            "spent": f"{answer['pictures']} pictures, budget {story['budget']}",
+            "spent": f"{answer['pictures']} pictures in {took:.0f} s, budget {story['budget']}",
             "run": answer["run"],
         }
     )

@@ -31,6 +31,10 @@ REGISTRY = {
     "mcnemar": "efface.metrics.paired:McNemar",
     "pictures": "efface.metrics.cost:Pictures",
     "denoiser-calls": "efface.metrics.cost:DenoiserCalls",
+    "fid": "efface.metrics.pictures:FID",
+    "kid": "efface.metrics.pictures:KID",
+    "cmmd": "efface.metrics.pictures:CMMD",
+    "picture-change": "efface.metrics.pictures:PictureChange",
     "queries-to-hit": "efface.metrics.cost:QueriesToHit",
 }
 """Metric name -> module:class."""
