@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report
+.PHONY: help demo test check format bench attack-speed model-report erasure-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -42,6 +42,12 @@ attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+study: .venv/.dev ## Every closed-form method on eight concepts, attacked (hours; resumes)
+	mkdir -p runs
+	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
+	cp runs/emoji/study.json claims/study-emoji.json
+	$(BIN)/efface leaderboard claims/study-emoji.json -o docs/leaderboard.md --force
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
 .venv/.core: what := .

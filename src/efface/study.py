@@ -133,8 +133,11 @@ UNSAID = ("title", "note", "concepts", "erasers", "metrics")
 """What the numbers of one cell do not depend on."""
 
 
-def run(study: Study, out: Path, on_step: OnStep) -> dict[str, Any]:
-    """Run what is not done yet; answers, and writes to `out`/study.json, all that was found."""
+def run(study: Study, out: Path, command: str, on_step: OnStep) -> dict[str, Any]:
+    """Run what is not done yet; answers, and writes to `out`/study.json, all that was found.
+
+    `command` is what asked for it, kept beside the figures.
+    """
     check_folder(out.absolute().parent)
     out.mkdir(exist_ok=True)
     todo, done = list(cells(study, out)), list[Mapping[str, Any]]()
@@ -144,6 +147,7 @@ def run(study: Study, out: Path, on_step: OnStep) -> dict[str, Any]:
         done.append(_run_cell(study, cell, on_step))
         whole = {
             "format": FORMAT,
+            "command": command,
             **{f.name: getattr(study, f.name) for f in fields(Study)},
             "cells": done,
             "unfinished": len(todo) - len(done),

@@ -13,6 +13,7 @@ from efface.study import cells, load_study
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
+COMMITTED = sorted((ROOT / "claims").glob("study-*.json"))
 TEXT = """
 title = "t"
 model = "{model}"
@@ -73,7 +74,7 @@ def test_from_file_to_table(cli: Cli, tiny: Path, tiny_judge: Path, tmp_path: Pa
     rows = (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns
     assert cli("compare", path, "-o", out, "--json").out == first.out, "what is done stays done"
     assert (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns == rows
-    page = leaderboard(told, "efface compare s.toml")
+    page = leaderboard(told)
     assert page.index("## What it teaches") < page.index("## Each eraser on each concept")
     path.write_text(path.read_text().replace("steps = 2", "steps = 3"))
     assert "made for other settings" in cli("compare", path, "-o", out).err
@@ -104,7 +105,8 @@ def told(eraser: str, concept: str, plain: int, attacked: int) -> dict[str, Any]
 
 
 STUDY: dict[str, Any] = {
-    "format": 1, "title": "t|<b>", "note": "", "model": "emoji", "budget": "small", "count": 20,
+    "format": 1, "command": "efface compare t.toml",
+    "title": "t|<b>", "note": "", "model": "emoji", "budget": "small", "count": 20,
     "steps": 20, "guidance": 5.0, "seed": 0, "detector": None, "precision": "auto",
     "concepts": ["cat", "dog"], "attacks": ["synonyms"], "metrics": ["quality"],
     "erasers": {"uce": {}, "rece": {}}, "unfinished": 1,
@@ -131,7 +133,7 @@ def test_what_it_teaches() -> None:
 
 
 def test_failed_cells_are_told() -> None:
-    page = leaderboard(STUDY, "make study")
+    page = leaderboard(STUDY)
     assert "| rece | cat | it &lt;b&gt;broke |" in page
     assert "1 cells were not reached" in page
     assert "<b>" not in page
@@ -142,3 +144,10 @@ def test_no_study(text: str, cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "study.json"
     path.write_text(text)
     assert cli("leaderboard", path).code == 2
+
+
+@pytest.mark.skipif(not COMMITTED, reason="no study is committed yet")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
+def test_a_page_shows_the_committed_study(path: Path) -> None:
+    pages = [page.read_text() for page in (ROOT / "docs").glob("leaderboard*.md")]
+    assert leaderboard(read_study(path)) in pages

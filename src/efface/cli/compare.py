@@ -29,8 +29,9 @@ def compare(
     from efface import study as whole
     from efface.report.leaderboard import header, lines
 
+    command = f"efface compare {study}"
     with show.progress() as on_step:
-        found = whole.run(whole.load_study(study), out, on_step)
+        found = whole.run(whole.load_study(study), out, command, on_step)
     if json:
         show.as_json(found)
         return
