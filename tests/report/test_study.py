@@ -124,10 +124,17 @@ def test_pooled_is_the_share_of_all_prompts() -> None:
 
 def test_what_it_teaches() -> None:
     [said] = teaches(STUDY)
-    assert "**uce** leaves 0 % (0 to 9) of 40" in said
+    assert (
+        "**uce**, unattacked, still shows the concept in 0 % (0 to 9) of 40, 2 not judged." in said
+    )
     assert "surely yields more to synonyms 50 %" in said
     assert "No sure gain for seeds" in said
     assert "90 % (70 to 97) of 20 of what must stay" in said
+    both = {**STUDY, "cells": [told("uce", "cat", 0, 18), told("rece", "cat", 0, 2)]}
+    assert teaches(both)[2] == (
+        "Against synonyms, rece (10 % (3 to 30) of 20, 1 not judged) surely resists better than "
+        "uce (90 % (70 to 97) of 20, 1 not judged)."
+    )
     calm = {**STUDY, "cells": [told("uce", "cat", 2, 3)]}
     assert "surely yields" not in teaches(calm)[0]
 

@@ -181,16 +181,32 @@ def teaches(study: Told) -> list[str]:
         after, before = pooled_kept(shown, name), pooled_base(shown, name)
         kept = f"It draws {_told(after)} of what must stay right, the base model {_told(before)}."
         said.append(
-            f"**{cell(name)}** leaves {_told(start)} of prompts unattacked. "
+            f"**{cell(name)}**, unattacked, still shows the concept in {_told(start)}. "
             + (f"It surely yields more to {cell('; '.join(yields))}. " if yields else "")
             + (f"No sure gain for {cell(', '.join(held))}. " if held else "")
             + kept
         )
+    said += [text for attack in _attacks(study) if (text := _apart(study, shown, attack))]
     broken = [c for c in shown if c["verdict"]["word"] == "broken model"]
     if broken:
         some = ", ".join(f"{c['eraser']} on {', '.join(c['concept'])}" for c in broken)
         said.append(f"Broken models, whose rates say little: {cell(some)}.")
     return said or ["Nothing yet: no cell was measured."]
+
+
+def _apart(study: Told, cells: Sequence[Told], attack: str) -> str:
+    """Which eraser surely resists an attack better than another: intervals that do not touch."""
+    known = {name: pooled(cells, name, attack) for name in study["erasers"]}
+    rated = [(n, e, *e.interval) for n, e in known.items() if e.interval is not None]
+    if len(rated) < 2:
+        return ""
+    best, worst = min(rated, key=lambda each: each[3]), max(rated, key=lambda each: each[2])
+    if best[3] >= worst[2]:
+        return ""
+    return (
+        f"Against {cell(attack)}, {cell(best[0])} ({_told(best[1])}) surely resists better than "
+        f"{cell(worst[0])} ({_told(worst[1])})."
+    )
 
 
 def _settings(study: Told) -> list[list[str]]:
