@@ -1,4 +1,4 @@
-"""A genetic search over token sequences, as Ring-A-Bell's (arXiv:2310.10012, algorithm 1).
+"""A genetic search over token sequences, as Ring-A-Bell's (arXiv:2310.10012).
 
 A generation keeps its better half; each parent, with chance `crossover`, gives two children with
 another parent, cut at one point; each sequence, with chance `mutation`, gets one random token. Only

@@ -11,7 +11,7 @@ from efface import attacks
 from efface.attacks.ringabell import direction
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.certificate import certificate
+from efface.certificate import Adversary
 from efface.core import Case, Concept, Edit, EffaceError
 from efface.genetic import Search
 from efface.linalg import LowRank
@@ -51,7 +51,8 @@ def test_optimum_is_the_certificates(erased: Model, base: Model, tiny_patch: Pat
     rows = base.encode(["a cat"]).states[0]
     [only] = load(tiny_patch).maps
     goals = base.encode(["a dog"]).states[0]
-    found = certificate(LowRank(only.a, only.b), base.gram(), base.ellipsoids(), rows, goals)
+    adversary = Adversary(LowRank(only.a, only.b), base.gram(), base.ellipsoids())
+    found = adversary.certificate(rows, goals)
     ours = recovered(erased, base, rows)[found.rows]
     exact = off(erased, base, found.embeddings, rows[found.rows])
     assert torch.allclose(off(erased, base, ours, rows[found.rows]), exact, rtol=1e-3, atol=1e-6)

@@ -1,8 +1,8 @@
 """Ring-A-Bell: tokens whose rows come near the prompt's, pushed towards the concept.
 
-Tsai et al., arXiv:2310.10012. The concept's direction is ĉ = mean(τ(with) − τ(without)) (equation
-3); the prompt is min over p* of |τ(p*) − (τ(p) + η ĉ)|² (equation 4), by a genetic search. It needs
-the text encoder alone; the denoiser is never called.
+Tsai et al., arXiv:2310.10012, section 3: the concept's direction is ĉ = mean(τ(with) − τ(without)),
+the prompt is min over p* of |τ(p*) − (τ(p) + η ĉ)|² over token sequences, by a genetic search. It
+needs the text encoder alone; the denoiser is never called.
 
 Deviations from the authors' code: pairs with and without are built from the concept's phrases and
 what is kept, not written by hand. Tokens are whole words that survive decoding, theirs are any. By

@@ -1,4 +1,4 @@
-"""MACE's harmonic mean of efficacy, specificity and generality (arXiv:2403.06135, equation 7).
+"""MACE's harmonic mean of efficacy, specificity and generality (arXiv:2403.06135, section 4).
 
 H = 3 / (1/(1 − ACC_e) + 1/ACC_s + 1/(1 − ACC_g)): not shown by its prompts, others shown by theirs,
 not shown by synonyms. Without rows of synonyms, of the first two.
