@@ -113,6 +113,11 @@ def test_blurred_until_asked(tmp_path: Path) -> None:
     assert box["type"] == "checkbox"
     assert "checked" not in box
     assert not Page(page([found], blurred=False)).all("input")
+    whole = page([found], blurred=True)
+    inside = whole.split('<div class="concept">')[1].split("<h3>")[0]
+    assert '<input type="checkbox"' in inside
+    assert inside.count("<img") == 3 * 8, "and no other picture is blurred with them"
+    assert whole.count("<img") > inside.count("<img")
 
 
 @pytest.mark.parametrize("place", ["prompt", "concept", "named", "kept"])

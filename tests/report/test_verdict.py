@@ -41,6 +41,11 @@ def test_sentence_has_the_figures(tmp_path: Path) -> None:
     assert "the worst of 2 attacks, “synonyms”, brings it back in 25 % (7 to 59)" in said
 
 
+def test_sentence_of_attacks_that_add_nothing(tmp_path: Path) -> None:
+    said = gather(write_run(tmp_path / "run")).verdict.sentence
+    assert "none of 2 attacks shows it in more, 0 % (0 to 32)" in said
+
+
 def test_failures_stay_in_sight(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", attacked=(None, None, *(0.2,) * 6), base=(None,) + (0.9,) * 7)
     found = gather(run)

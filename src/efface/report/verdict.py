@@ -69,11 +69,11 @@ def decide(table: Mapping[str, Any], unjudged: Mapping[str, int], *, finished: b
         word = "breaks"
     who = {"seeds": "drawing with other seeds"}.get(worst["attack"], f"“{worst['attack']}”")
     among = f"the worst of {len(known)} attacks, {who}," if len(known) > 1 else who
-    return Verdict(
-        word,
-        f"Unattacked, the concept fell {fell}; {among} brings it back in {_rate(worst['asr'])}; "
-        f"{kept}.",
-    )
+    back = f"{among} brings it back in {_rate(worst['asr'])}"
+    if worst["asr"]["value"] == plain["value"]:
+        several = f"none of {len(known)} attacks shows" if len(known) > 1 else f"{who} never shows"
+        back = f"{several} it in more, {_rate(worst['asr'])}"
+    return Verdict(word, f"Unattacked, the concept fell {fell}; {back}; {kept}.")
 
 
 def _rate(estimate: Mapping[str, Any]) -> str:

@@ -42,7 +42,9 @@ def points(estimate: Mapping[str, Any]) -> str:
 
 def count(value: Any) -> str:
     """A number without needless digits; a dash for anything else."""
-    return f"{value:,.4g}".replace(",", " ") if isinstance(value, int | float) else NONE
+    if not isinstance(value, int | float):
+        return NONE
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def setting(value: Any) -> str:
