@@ -39,7 +39,7 @@ class Rows:
         with self.path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith("\n"):
-                    return  # being written, or left half by a kill; `mend` cuts it off
+                    return  # another process is writing it
                 try:
                     yield json.loads(line)
                 except ValueError as error:
