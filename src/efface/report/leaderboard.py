@@ -16,6 +16,8 @@ from efface.stats import share as wilson
 
 FORMAT = 1
 """Version of a study's JSON."""
+NEEDED = {"title", "note", "command", "cells", "unfinished", "erasers", "attacks", "metrics"}
+"""What a study's JSON must say to be laid out."""
 TITLES = {
     "quality": "others drawn right, of before",
     "base_rate": "base model shows it",
@@ -84,7 +86,8 @@ def read_study(path: Path) -> dict[str, Any]:
         raise EffaceError(f"{path} is no study ({type(error).__name__}): run efface compare") from (
             error
         )
-    if not isinstance(told, dict) or told.get("format") != FORMAT or "cells" not in told:
+    whole = isinstance(told, dict) and told.get("format") == FORMAT and told.keys() >= NEEDED
+    if not whole:
         raise EffaceError(f"{path} was not written by this version of efface compare: run it again")
     return told
 
