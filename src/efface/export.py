@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.backbones.checkpoint import Checkpoint
+from efface.backbones.gated import check_mergeable
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
 from efface.backbones.tensor_file import Stored, TensorFile
@@ -67,6 +68,7 @@ def export_folder(
     root: Path, patches: Sequence[Patch], target: Path, on_step: OnStep, *, force: bool = False
 ) -> Exported:
     """Copy the model at `root` to `target`, patches merged first to last; all or nothing."""
+    check_mergeable(patches)
     check_target(target, force=force)
     target, root = target.absolute(), root.absolute()
     if target.resolve() == root.resolve():
@@ -131,7 +133,7 @@ def overwrite(copy: Path, tensors: Iterable[tuple[Stored, Tensor]]) -> None:
     """Write tensors, one at a time, where they are stored in a copy of their file."""
     with copy.open("r+b") as stream:
         for stored, tensor in tensors:
-            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
             assert len(data) == stored.stop - stored.start
             stream.seek(stored.start)
             stream.write(data)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import safetensors.torch
 
+from efface.backbones.gated import check_mergeable
 from efface.backbones.ldm_names import DENOISER
 from efface.backbones.model import Model, open_folder
 from efface.backbones.open import open_file
@@ -56,6 +57,7 @@ def export_lora(
 
     `path` is a diffusers folder or a checkpoint file; `rank` bounds changes that have no factors.
     """
+    check_mergeable(patches)
     check_output(target, force=force)
     file = SingleFile(path) if path.is_file() else None
     model = open_folder(path) if file is None else open_file(file)

@@ -24,6 +24,7 @@ from efface.cli import (
     models,
     push,
     report,
+    train_sae,
 )
 from efface.cli.show import one_line
 
@@ -47,6 +48,7 @@ app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("export")(export.export)
 app.command("push")(push.push)
+app.command("train-sae")(train_sae.train_sae)
 
 
 def _version(wanted: bool) -> bool:

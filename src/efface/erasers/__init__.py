@@ -7,7 +7,8 @@ from efface.registry import Registry
 if TYPE_CHECKING:
     from torch import Generator
 
-    from efface.core import Backbone, Concept, OnStep
+    from efface.backbone import Backbone
+    from efface.core import Concept, OnStep
     from efface.patch import Patch
 
 
@@ -22,6 +23,12 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "ablation": "efface.erasers.ablation:Ablation",
+    "esd": "efface.erasers.esd:ESD",
+    "itd": "efface.erasers.itd:ItD",
+    "pac": "efface.erasers.pac:PAC",
+    "pesd": "efface.erasers.pesd:PESD",
+    "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
     "uce": "efface.erasers.uce:UCE",
 }
