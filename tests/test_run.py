@@ -14,9 +14,10 @@ from PIL.Image import Image
 from torch import Generator as Rng
 
 from efface import attacks
+from efface.backbone import Backbone
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import apply, draw, load_pipeline
-from efface.core import Backbone, Case, Concept, Detector, Row, Verdict
+from efface.core import Case, Concept, Detector, Row, Verdict
 from efface.patch import load
 from efface.run import Scene, drive
 from efface.store import Store, open_store

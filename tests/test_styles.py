@@ -1,5 +1,6 @@
 """A style is erased as it is said of things, and nothing else with it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,19 @@ def test_the_preset_for_styles_is_taken_unless_one_is_named(tiny: Path) -> None:
 def test_the_things_are_told_in_the_patch(tiny: Path, tmp_path: Path) -> None:
     efface.erase(tiny, "zig style", keep=["cat"], within="cat").save(tmp_path / "p.safetensors")
     assert efface.load(tmp_path / "p.safetensors").concept.within == ("cat",)
+
+
+def test_an_empty_within_erases_the_phrase_alone(tiny: Path, tmp_path: Path, cli: Any) -> None:
+    ask = ("erase", tiny, "zig style", "--keep", "cat", "--json", "-o")
+    told = []
+    for name, more in (("alone", ("--within", "")), ("said", ())):
+        done = cli(*ask, tmp_path / name, *more)
+        assert (done.code, done.err) == (0, "")
+        told.append(json.loads(done.out))
+    alone, said = told
+    assert (alone["concept"]["within"], alone["eraser"]["start_reach"]) == ([], 1.0)
+    assert "house" in said["concept"]["within"]
+    assert said["eraser"]["start_reach"] == 1.2
 
 
 def test_a_step_beyond_the_goal_is_as_long_as_asked(tiny: Path) -> None:

@@ -14,7 +14,7 @@ from efface.erasers import build, presets
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
-from efface.phrases import THINGS, evenly, in_turn, said_of
+from efface.phrases import THINGS, evenly, in_turn, said, said_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -65,6 +65,7 @@ def erase(
     eraser = build(method, preset, **settings)
     goals = default_goals(model, concepts, kept, things) if toward is None else _phrases(toward)
     concept = Concept(", ".join(concepts), tuple(concepts), goals, kept, things)
+    model.prepare(said(concept))
     patch = eraser.fit(model, concept, torch.Generator().manual_seed(seed), on_step)
     scaled = patch.scale(strength)
     return scaled if scaled is patch else remeasured(model, scaled, patch.facts)

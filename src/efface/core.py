@@ -3,10 +3,11 @@
 Nothing here imports another module of efface.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
@@ -87,6 +88,11 @@ class Encoded(NamedTuple):
     """Where each part begins."""
 
 
+Said = Mapping[str, Encoded]
+"""Prompts on every stream."""
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class Ellipsoid(NamedTuple):
     """Where rows of a text stream lie: axes z + shift with |z|^2 = radius2."""
 
@@ -116,31 +122,35 @@ class Edit:
     op: Literal["add", "mul", "set"]
     a: Tensor
     b: Tensor | None = None
+    reads: str = ""
+    """Fingerprint of the tensor it was made for, where the base's does not cover it."""
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """What an eraser may ask of a model; it never changes anything."""
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A small network run on the output of one named site, when the model runs.
 
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the tensors that text passes through."""
+    Plain data: `efface.gates` makes the network from it.
+    """
 
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the text streams the denoiser reads."""
+    site: str
+    """Component and module, less transformers' "text_model.": "text_encoder/encoder.layers.8"."""
+    kind: str
+    """Which network: a name of `efface.gates.REGISTRY`."""
+    reads: str
+    """Fingerprint of the weights that the site's output comes through."""
+    settings: Mapping[str, Any]
+    """What else the network needs, as JSON says it."""
+    tensors: Mapping[str, Tensor]
 
-    def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
-        """Rows of several prompts in float32."""
 
-    def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
-        """Name and weight of every matrix that first consumes the stream, one at a time."""
+class Heard(NamedTuple):
+    """What a site puts out for prompts."""
 
-    def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
-        """G = sum of WᵀW over the readers, float64."""
-
-    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
-        """Where the stream's rows lie: on any of these."""
+    rows: Float[Tensor, "prompts tokens width"]
+    """In float32 on the CPU."""
+    holds: Bool[Tensor, "prompts tokens"]
+    """Positions of the prompt itself, end token included: no start token, no padding."""
 
 
 def same_base(one: str, other: str) -> bool:

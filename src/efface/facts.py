@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
+from efface.backbone import Backbone
 from efface.certificate import Adversary, Certificate, Drift
-from efface.core import Backbone, Concept
+from efface.core import Concept
 from efface.linalg import LowRank
 from efface.phrases import judged, unseen
 from efface.tokens import Pairs, aligned, kept

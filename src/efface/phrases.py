@@ -14,6 +14,8 @@ PHRASINGS = ("{}", "a {}", "a picture of a {}")
 """Ways to name the concept that the certificate covers."""
 OTHER_PHRASING = "an image of a {}"
 """How kept words are put when drift is measured; fitting never uses it."""
+UNUSUAL = ("we saw a {} there", "look, it must be a {}", "the {} that nobody bought")
+"""How prompts are put that a gate's threshold is chosen by: no caption and no fit says it so."""
 SAMPLE = 32
 """The certificate covers about this many of the phrases to erase, drift of the kept words."""
 THINGS = 8
@@ -76,6 +78,19 @@ def judged(concept: Concept) -> list[Pair]:
 def unseen(concept: Concept) -> list[str]:
     """Kept words in a phrasing that no fit has seen."""
     return [OTHER_PHRASING.format(word) for word in evenly(concept.keep, SAMPLE)]
+
+
+def said(concept: Concept) -> list[str]:
+    """All that a fit and its measurements ask the text encoder, each once."""
+    pairs = [*fitted(concept), *judged(concept)]
+    every = [
+        "",
+        *concept.erase,
+        *held(concept),
+        *unseen(concept),
+        *(p for pair in pairs for p in pair),
+    ]
+    return list(dict.fromkeys(every))
 
 
 def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:

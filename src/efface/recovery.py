@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.core import Backbone
+from efface.backbone import Backbone
 from efface.linalg import Spectrum, sphere_minimum
 
 

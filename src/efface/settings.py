@@ -9,7 +9,7 @@ import inspect
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -117,12 +117,13 @@ def _word(kind: Any) -> str:
 
 
 def _texts(method: type) -> dict[str, str]:
-    """Field name -> the string literal that follows it in the source."""
-    [body] = ast.parse(textwrap.dedent(inspect.getsource(method))).body
-    assert isinstance(body, ast.ClassDef)
+    """Field name -> the string literal that follows it in the source, its own or a parent's."""
     found = {}
-    for above, below in zip(body.body, body.body[1:], strict=False):
-        match above, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
-                found[name] = " ".join(text.split())
+    for cls in reversed([c for c in method.__mro__ if is_dataclass(c)]):
+        [body] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(body, ast.ClassDef)
+        for above, below in zip(body.body, body.body[1:], strict=False):
+            match above, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                    found[name] = " ".join(text.split())
     return found

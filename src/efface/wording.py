@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from efface.core import Backbone, Case, Verdict
+from efface.backbone import Backbone
+from efface.core import Case, Verdict
 
 
 def reworded(

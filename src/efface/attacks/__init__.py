@@ -8,7 +8,8 @@ from efface.registry import Registry
 if TYPE_CHECKING:
     from torch import Generator as Rng
 
-    from efface.core import Backbone, Case, Concept, Verdict
+    from efface.backbone import Backbone
+    from efface.core import Case, Concept, Verdict
 
 Access = Literal["none", "text", "white", "weights"]
 """What an attacker needs: prompts alone, the text encoder, the whole model, leave to train it."""

@@ -15,7 +15,8 @@ from typing import ClassVar
 from torch import Generator as Rng
 
 from efface.attacks import Access
-from efface.core import Backbone, Case, Concept, Verdict
+from efface.backbone import Backbone
+from efface.core import Case, Concept, Verdict
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from torch import Generator as Rng
 from torch import Tensor
 
 from efface.attacks import Access
+from efface.backbone import Backbone
 from efface.backbones.model import Model
-from efface.core import Backbone, Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict
 from efface.genetic import Search
 from efface.phrases import OTHER_PHRASING, PHRASINGS, evenly, said_of
 

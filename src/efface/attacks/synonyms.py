@@ -16,8 +16,9 @@ from typing import ClassVar
 from torch import Generator as Rng
 
 from efface.attacks import Access
+from efface.backbone import Backbone
 from efface.backbones.model import Model
-from efface.core import Backbone, Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict
 from efface.phrases import mention, put
 from efface.wording import reworded
 

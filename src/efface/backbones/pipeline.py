@@ -11,8 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
+from efface.backbones.denoiser import uncompiled
+from efface.backbones.gated import attach, check_gates
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
+from efface.backbones.speaker import spoken
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
 
@@ -28,6 +31,10 @@ def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
         options = {"variant": "fp16", **options}
+    # Diffusers wants to be told of parts that are not there (SD 3 without its T5).
+    options = {
+        part: None for part, kind in checkpoint.index.items() if kind == [None, None]
+    } | options
     if "torch_dtype" not in options:  # the older name of the same
         options = {"dtype": torch.float32, **options}
     try:
@@ -174,18 +181,32 @@ def _soft(pipe: DiffusionPipeline, rows: Sequence[Tensor]) -> dict[str, Any]:
 def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     """A view of `pipe` with the patches applied, first to last; `pipe` itself is untouched.
 
-    Every tensor that no patch changes shares its storage with the original.
+    Every tensor that no patch changes shares its storage with the original. The view of a compiled
+    denoiser is not compiled.
     """
     model = open_pipeline(pipe)
-    component = model.component
-    denoiser = getattr(pipe, component)
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    shared = {id(t): t for t in [*denoiser.parameters(), *denoiser.buffers()]}
-    view = copy.deepcopy(denoiser, shared)
-    for name in merge.changed:
-        owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
-        new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
-        setattr(view.get_submodule(owner), leaf, new)
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
-    setattr(erased, component, view)
+    changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
+    for component in {model.component, *(name.partition("/")[0] for name in changed)}:
+        view = _view(uncompiled(getattr(pipe, component)))
+        setattr(erased, component, view)
+        real = spoken((f"{component}/{name}", name) for name, _ in view.named_parameters())
+        for name in changed.keys() & real.keys():
+            owner, _, leaf = real[name].rpartition(".")
+            new = torch.nn.Parameter(changed[name], requires_grad=False)
+            setattr(view.get_submodule(owner), leaf, new)
+    gates = [gate for patch in patches for gate in patch.gates]
+    check_gates(model, gates)
+    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != model.component}
+    for name in encoders:
+        if getattr(erased, name) is getattr(pipe, name):
+            setattr(erased, name, _view(getattr(pipe, name)))
+    attach(erased, open_pipeline(erased), gates)
     return erased
+
+
+def _view(module: torch.nn.Module) -> torch.nn.Module:
+    """The module anew, with the same tensors."""
+    shared = {id(t): t for t in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, shared)

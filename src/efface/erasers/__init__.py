@@ -7,7 +7,8 @@ from efface.registry import Registry
 if TYPE_CHECKING:
     from torch import Generator
 
-    from efface.core import Backbone, Concept, OnStep
+    from efface.backbone import Backbone
+    from efface.core import Concept, OnStep
     from efface.patch import Patch
 
 
@@ -22,7 +23,18 @@ class Eraser(Protocol):
 
 
 REGISTRY = {
+    "ablation": "efface.erasers.ablation:Ablation",
+    "conceptprune": "efface.erasers.conceptprune:ConceptPrune",
+    "esd": "efface.erasers.esd:ESD",
+    "fsu": "efface.erasers.fsu:FSU",
+    "itd": "efface.erasers.itd:ItD",
+    "negative": "efface.erasers.negative:Negative",
+    "pac": "efface.erasers.pac:PAC",
+    "pesd": "efface.erasers.pesd:PESD",
+    "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
+    "sld": "efface.erasers.sld:SLD",
+    "speed": "efface.erasers.speed:SPEED",
     "uce": "efface.erasers.uce:UCE",
 }
 """Method name -> module:class."""

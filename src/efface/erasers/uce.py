@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
+from efface.backbone import Backbone
+from efface.core import Concept, Edit, EffaceError, OnStep, PromptMap
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank, condensed, ridge_map
 from efface.patch import Patch
