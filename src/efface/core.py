@@ -3,16 +3,15 @@
 Nothing here imports another module of efface.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
 
 class EffaceError(ValueError):
@@ -65,7 +64,11 @@ class Case:
     embeds: Float[Tensor, "tokens width"] | None = None
     """Soft prompt in place of the encoder's output."""
     start: Path | None = None
-    """Picture to start from (image-to-image, inpainting)."""
+    """Picture to start from (image-to-image)."""
+    strength: float = 1.0
+    """Share of the noise that is put on `start`: 0 leaves it as it is, 1 leaves nothing of it."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None: the model's own."""
 
 
 class Encoded(NamedTuple):
@@ -119,107 +122,35 @@ class Edit:
     op: Literal["add", "mul", "set"]
     a: Tensor
     b: Tensor | None = None
+    reads: str = ""
+    """Fingerprint of the tensor it was made for, where the base's does not cover it."""
 
 
-@runtime_checkable
-class Noise(Protocol):
-    """x_t = α x₀ + σ ε at every time t, and what the denoiser's output says of x₀ and ε."""
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A small network run on the output of one named site, when the model runs.
 
-    @property
-    def key(self) -> str:
-        """Tells schedules apart."""
+    Plain data: `efface.gates` makes the network from it.
+    """
 
-    def levels(
-        self, times: Float[Tensor, "batch"]
-    ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
-        """α and σ."""
-
-    def grid(self, steps: int, offset: float = 0.0) -> list[float]:
-        """Times of a drawing from noise to picture; `offset`, 0 to 1, moves them within a step."""
-
-    def anywhen(self, count: int, rng: Generator) -> Float[Tensor, "count"]:
-        """Times at random."""
-
-    def split(
-        self,
-        latents: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-        output: Float[Tensor, "batch c h w"],
-    ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c h w"]]:
-        """x₀ and ε as the output says."""
-
-    def joined(
-        self,
-        clean: Float[Tensor, "batch c h w"],
-        noise: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-    ) -> Float[Tensor, "batch c h w"]:
-        """The output that says x₀ and ε."""
+    site: str
+    """Component and module, less transformers' "text_model.": "text_encoder/encoder.layers.8"."""
+    kind: str
+    """Which network: a name of `efface.gates.REGISTRY`."""
+    reads: str
+    """Fingerprint of the weights that the site's output comes through."""
+    settings: Mapping[str, Any]
+    """What else the network needs, as JSON says it."""
+    tensors: Mapping[str, Tensor]
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """The live denoiser. Its tensors are the model's own; nothing asked of it changes them."""
+class Heard(NamedTuple):
+    """What a site puts out for prompts."""
 
-    module: nn.Module
-    """A view of the network that shares its tensors' storage, frozen: hooks on it are its own."""
-    noise: Noise
-    shape: tuple[int, int, int]
-    """Channels, height and width of one latent."""
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Height and width of a picture."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-
-    def names(self) -> list[str]:
-        """Every parameter, by component/name."""
-
-    def weight(self, name: str) -> Tensor:
-        """One of them."""
-
-    def predict(
-        self,
-        latents: Float[Tensor, "batch c h w"],
-        times: Float[Tensor, "batch"],
-        said: "Said",
-        weights: Mapping[str, Tensor] = NO_WEIGHTS,
-    ) -> Float[Tensor, "batch c h w"]:
-        """The network's output, float32; differentiable in latents, rows and `weights`.
-
-        `weights`: by name, tensors that stand in for the model's own.
-        """
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """What an eraser may ask of a model; it never changes anything."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the tensors that text passes through."""
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the text streams the denoiser reads."""
-
-    def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
-        """Rows of several prompts in float32."""
-
-    def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
-        """Name and weight of every matrix that first consumes the stream, one at a time."""
-
-    def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
-        """G = sum of WᵀW over the readers, float64."""
-
-    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
-        """Where the stream's rows lie: on any of these."""
-
-    def denoiser(self) -> Denoiser:
-        """The live denoiser, loaded when it is first asked for."""
+    rows: Float[Tensor, "prompts tokens width"]
+    """In float32 on the CPU."""
+    holds: Bool[Tensor, "prompts tokens"]
+    """Positions of the prompt itself, end token included: no start token, no padding."""
 
 
 def same_base(one: str, other: str) -> bool:
@@ -242,6 +173,32 @@ class Verdict:
 
 
 Detector = Callable[[Sequence[Image]], list[Verdict]]
+
+PLAIN = "none"
+"""Attack name of the concept's prompts as they are."""
+KEPT = "kept"
+"""Attack name of prompts of other concepts; what they name is what should be seen."""
+ACROSS = "across"
+"""Attack name of prompts of another domain: styles if the concept is a thing, and the reverse."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture that was asked for; a failed one is a row too, so denominators never shrink."""
+
+    root: Case
+    """The case as the attack was given it."""
+    case: Case
+    """The case as the attack answered it: what was drawn."""
+    step: int
+    """Which of the attack's queries for this root it is, from 0."""
+    image: Path | None
+    """In the run's folder; None where drawing failed."""
+    verdict: Verdict | None
+    error: str | None = None
+    """Why there is no picture or no verdict."""
+    attack: str = PLAIN
+    """Name of the attack, or `PLAIN`, `KEPT`, `ACROSS`."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from efface.backbones.gated import check_mergeable
 from efface.backbones.ldm_names import DENOISER
 from efface.backbones.merge import Merge
 from efface.backbones.open import open_file
@@ -30,6 +31,7 @@ def export_file(
     path: Path, patches: Sequence[Patch], target: Path, on_step: OnStep, *, force: bool = False
 ) -> Exported:
     """Copy the checkpoint file to `target`, patches merged first to last; all or nothing."""
+    check_mergeable(patches)
     check_output(target, force=force)
     if target.resolve() == path.resolve():
         raise EffaceError(f"{target} is the model itself: choose another file")

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import safetensors.torch
 
+from efface.backbones.gated import check_mergeable
 from efface.backbones.ldm_names import DENOISER
 from efface.backbones.model import Model, open_folder
 from efface.backbones.open import open_file
@@ -56,6 +57,7 @@ def export_lora(
 
     `path` is a diffusers folder or a checkpoint file; `rank` bounds changes that have no factors.
     """
+    check_mergeable(patches)
     check_output(target, force=force)
     file = SingleFile(path) if path.is_file() else None
     model = open_folder(path) if file is None else open_file(file)
@@ -63,6 +65,12 @@ def export_lora(
         raise EffaceError(
             f"{path} is of the family {kind}, for which there is no loader of LoRA in the form "
             f"{form!r}: export it as a folder"
+        )
+    within = f"{model.component}/"
+    if told_to := [e.param for p in patches for e in p.edits if not e.param.startswith(within)]:
+        raise EffaceError(
+            f"the patch edits {told_to[0]}, and a LoRA is written of the denoiser alone: export "
+            "the whole model"
         )
     factors = factorise(model, patches, on_step, rank)
     if form == "lora":
@@ -84,7 +92,8 @@ def export_lora(
 
 def _modules(model: Model, file: SingleFile | None) -> dict[str, str]:
     """Component/name of the denoiser's tensors -> the name that kohya's form makes its own of."""
-    bare = {n.removeprefix(f"{model.component}/"): n for n in model.names}
+    within = f"{model.component}/"
+    bare = {n.removeprefix(within): n for n in model.names if n.startswith(within)}
     if model.kind.name == "sd":
         known = {n: n for n in bare}
     elif file is None:

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, Denoiser, OnStep, Said
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, OnStep, Said
 from efface.moments import Moments, beside, draw, remembered, said_by, say, spread
 from efface.phrases import fitted, held
 from efface.tokens import check_spoken

@@ -20,17 +20,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from efface.core import Concept, Edit, EffaceError, PromptMap, same_base
+from efface.core import Concept, Edit, EffaceError, Gate, PromptMap, same_base
 from efface.hub import local
 from efface.linalg import LowRank
 from efface.output import check_output, write_whole
+from efface.patch_parts import read_concept, read_edit, read_gate, read_map
 
 FORMAT = 1
 """Version of the header; a reader refuses any other."""
 HEADER_LIMIT = 1 << 20
 """Bytes of story a header may hold."""
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a patch's numbers may be stored as."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool)
+"""What a patch's numbers may be stored as; a mask of zeros and ones as bool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Patch:
     """What the fit measured: certificate, drift, why it stopped."""
     made: Mapping[str, str] = field(default_factory=dict)
     """Time and versions, once it was saved."""
+    gates: tuple[Gate, ...] = ()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the file under a temporary name, fsync, rename; overwrites only if forced."""
@@ -64,7 +66,8 @@ class Patch:
             "eraser": dict(self.eraser),
             "base": self.base,
             "maps": [m.encoder for m in self.maps],
-            "edits": [[e.param, e.op] for e in self.edits],
+            "edits": [[e.param, e.op, *filter(None, [e.reads])] for e in self.edits],
+            "gates": [[g.site, g.kind, g.reads, dict(g.settings)] for g in self.gates],
             "facts": dict(self.facts),
             "made": {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions},
         }
@@ -90,6 +93,11 @@ class Patch:
             raise EffaceError(f"strength {strength} is no number: 0 is no edit, 1 the whole edit")
         if strength == 1:
             return self
+        if self.gates:
+            raise EffaceError(
+                f"the patch has a gate at {self.gates[0].site}: only strength 1 can be asked of "
+                "it, its method has settings for how far it goes"
+            )
         return replace(
             self,
             eraser={**self.eraser, "strength": strength * self.eraser.get("strength", 1.0)},
@@ -103,7 +111,7 @@ def _scaled(edit: Edit, strength: float) -> Edit:
     if edit.op == "add":
         return replace(edit, a=edit.a * strength)
     if edit.op == "mul":
-        return replace(edit, a=1 + (edit.a - 1) * strength)
+        return replace(edit, a=1 + (edit.a.float() - 1) * strength)
     raise EffaceError(f"the patch sets {edit.param} outright: only strength 1 can be asked of it")
 
 
@@ -114,6 +122,8 @@ def _tensors(patch: Patch) -> dict[str, Tensor]:
         found |= {f"maps.{i}.a": m.a, f"maps.{i}.b": m.b}
     for i, e in enumerate(patch.edits):
         found |= {f"edits.{i}.a": e.a, f"edits.{i}.b": e.b}
+    for i, g in enumerate(patch.gates):
+        found |= {f"gates.{i}.{name}": tensor for name, tensor in g.tensors.items()}
     # Copies: one tensor may stand in two places, which a safetensors file does not allow.
     dense = torch.contiguous_format
     held = {name: t.detach().cpu() for name, t in found.items() if t is not None}
@@ -194,6 +204,8 @@ def _story(text: str) -> dict[str, Any]:
     for key, kind in (kinds | {"facts": dict, "made": dict}).items():
         if not isinstance(story.get(key), kind):
             raise EffaceError(f"its story's {key!r} is not a {kind.__name__}")
+    if not isinstance(story.setdefault("gates", []), list):
+        raise EffaceError("its story's 'gates' is not a list")
     if not isinstance(story["eraser"].get("strength", 1.0), int | float):
         raise EffaceError("its eraser's 'strength' is not a number")
     return story
@@ -203,51 +215,21 @@ def _assemble(story: dict[str, Any], tensors: dict[str, Tensor]) -> Patch:
     """The patch that a story and its tensors tell of; every tensor must have its place."""
     _check_numbers(tensors, "its")
     left = dict(tensors)
-    maps = tuple(_map(name, f"maps.{i}", left) for i, name in enumerate(story["maps"]))
-    edits = tuple(_edit(entry, f"edits.{i}", left) for i, entry in enumerate(story["edits"]))
+    maps = tuple(read_map(name, f"maps.{i}", left) for i, name in enumerate(story["maps"]))
+    edits = tuple(read_edit(entry, f"edits.{i}", left) for i, entry in enumerate(story["edits"]))
+    gates = tuple(read_gate(entry, f"gates.{i}", left) for i, entry in enumerate(story["gates"]))
     if left:
         raise EffaceError(f"its tensor {min(left)!r} is not told of in its story")
     return Patch(
-        concept=_concept(story["concept"]),
+        concept=read_concept(story["concept"]),
         eraser=story["eraser"],
         base=story["base"],
         maps=maps,
         edits=edits,
+        gates=gates,
         facts=story["facts"],
         made={str(k): str(v) for k, v in story["made"].items()},
     )
-
-
-def _concept(told: dict[str, Any]) -> Concept:
-    phrases = {key: told.get(key) for key in ("erase", "toward", "keep")}
-    phrases["within"] = told.get("within", [])
-    for key, value in phrases.items():
-        if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
-            raise EffaceError(f"its concept's {key!r} is not a list of phrases")
-    if not isinstance(told.get("name"), str):
-        raise EffaceError("its concept has no name")
-    return Concept(told["name"], **{key: tuple(value or ()) for key, value in phrases.items()})
-
-
-def _map(encoder: Any, place: str, left: dict[str, Tensor]) -> PromptMap:
-    a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
-    if not isinstance(encoder, str) or a is None or b is None or a.ndim != 2 or a.shape != b.shape:
-        raise EffaceError(f"its {place} is not a pair of matrices of one shape")
-    return PromptMap(encoder, a, b)
-
-
-def _edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
-    a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
-    match entry:
-        case [str(param), "add" | "mul" | "set" as op]:
-            pass
-        case _:
-            raise EffaceError(f"its {place} names no tensor to add to, multiply or set")
-    if a is None or (b is not None and (op != "add" or a.ndim != 2 or b.ndim != 2)):
-        raise EffaceError(f"its {place} has not the tensors that {op!r} needs")
-    if b is not None and a.shape[1] != b.shape[0]:
-        raise EffaceError(f"its {place} multiplies {tuple(a.shape)} with {tuple(b.shape)}")
-    return Edit(param, op, a, b)
 
 
 def dense(base: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> tuple[Edit, ...]:
@@ -283,6 +265,7 @@ def stack(patches: Sequence[Patch]) -> Patch:
         base=first.base,
         maps=_compose([m for p in patches for m in p.maps]),
         edits=tuple(e for p in patches for e in p.edits),
+        gates=tuple(g for p in patches for g in p.gates),
         facts={"of": [dict(p.facts) for p in patches]},
     )
 

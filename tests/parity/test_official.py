@@ -11,9 +11,10 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from efface.backbone import Backbone, Denoiser, Speaker
 from efface.backbones.merge import Merge
-from efface.backbones.model import Reader
-from efface.core import Backbone, Concept, Denoiser, Ellipsoid, Encoded
+from efface.backbones.readers import Reader
+from efface.core import Concept, Ellipsoid, Encoded
 from efface.ellipsoids import layer_norm
 from efface.erasers import build
 
@@ -49,6 +50,9 @@ class Recorded:
         self.recording = recording
 
     def denoiser(self) -> Denoiser:
+        raise AssertionError("closed-form methods ask for none")
+
+    def speaker(self) -> Speaker:
         raise AssertionError("closed-form methods ask for none")
 
     def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:

@@ -5,7 +5,7 @@ rows come out in float32 on the CPU.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,20 @@ class Words(NamedTuple):
     spoken: Bool[Tensor, "prompts"]
 
 
+class Span(NamedTuple):
+    """How to find a prompt among its tokens: behind the start tokens, to the first end token."""
+
+    before: int
+    end: int
+
+    def holds(self, ids: Int[Tensor, "prompts tokens"]) -> Bool[Tensor, "prompts tokens"]:
+        """Positions of the prompt itself, its end token included."""
+        ends = ids == self.end
+        held = ends.cumsum(1) - ends.long() == 0
+        held[:, : self.before] = False
+        return held
+
+
 class Encoder(ABC):
     """What all text encoders share."""
 
@@ -32,6 +46,10 @@ class Encoder(ABC):
     """Special tokens ahead of the words."""
     after = 0
     """Special tokens behind them."""
+    live = False
+    """Whether gradients pass."""
+    stack = ""
+    """Name of its list of layers; empty where prompts are not alone in it."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model
@@ -44,6 +62,18 @@ class Encoder(ABC):
     @abstractmethod
     def surface(self) -> Ellipsoid:
         """Where the last states lie."""
+
+    @property
+    def span(self) -> Span:
+        """Where a prompt is among its tokens."""
+        return Span(self.before, self.tokenizer.eos_token_id)
+
+    def layers(self) -> Mapping[str, Any]:
+        """Its layers by name, first to last; the name leaves out transformers' "text_model."."""
+        if not self.stack:
+            return {}
+        found = getattr(self.model, "text_model", self.model).get_submodule(self.stack)
+        return {f"{self.stack}.{i}": layer for i, layer in enumerate(found)}
 
     def words(self, prompts: Sequence[str], length: int) -> Words:
         """Pad and truncate to `length`, as the pipelines do."""
@@ -62,7 +92,7 @@ class Encoder(ABC):
         """The model's output; `masked`: padding is hidden from it."""
         device = self.model.device
         mask = words.mask.to(device) if masked else None
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.live and torch.is_grad_enabled()):
             return self.model(words.ids.to(device), attention_mask=mask, **options)
 
 
@@ -70,6 +100,7 @@ class Clip(Encoder):
     """A CLIP text model, with a projection or without."""
 
     before = after = 1
+    stack = "encoder.layers"
 
     @property
     def length(self) -> int:
@@ -99,6 +130,7 @@ class T5(Encoder):
     """The encoder of a T5."""
 
     after = 1
+    stack = "encoder.block"
 
     @property
     def norm(self) -> Any:

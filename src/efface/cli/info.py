@@ -57,6 +57,7 @@ def info(
             "settings": ", ".join(f"{k} {v}" for k, v in settings.items()),
             "maps": rank or None,
             "edits": f"{len(found.edits)} tensors" if found.edits else None,
+            "gates": ", ".join(f"{g.kind} at {g.site}" for g in found.gates) or None,
             "base": found.base,
             "made": ", ".join(f"{k} {v}" for k, v in found.made.items()),
             "size": show.size(size),

@@ -19,7 +19,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.core import Backbone, Concept, EffaceError, OnStep
+from efface.backbone import Backbone
+from efface.core import Concept, EffaceError, OnStep
 from efface.layers import Layers, chosen
 from efface.lesson import (
     WATCHED,

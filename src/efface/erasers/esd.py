@@ -21,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.core import Backbone, Concept, Denoiser, EffaceError, OnStep
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, EffaceError, OnStep
 from efface.layers import Layers, chosen
 from efface.lesson import Batch, Drawing, Lesson, away
 from efface.moments import beside

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Generator
 
-from efface.core import Backbone, Concept, OnStep
+from efface.backbone import Backbone
+from efface.core import Concept, OnStep
 from efface.erasers.ablation import Ablation
 from efface.layers import chosen
 from efface.masks import check_mask, learned

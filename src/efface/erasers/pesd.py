@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Generator
 
-from efface.core import Backbone, Concept, OnStep
+from efface.backbone import Backbone
+from efface.core import Concept, OnStep
 from efface.erasers.esd import ESD
 from efface.masks import check_mask, learned
 from efface.patch import Patch
