@@ -46,7 +46,7 @@ left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
 
-study: .venv/.dev ## Every closed-form method on eight concepts, attacked (hours; resumes)
+study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hours; resumes)
 	mkdir -p runs
 	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
 	cp runs/emoji/study.json claims/study-emoji.json
