@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench model-report erasure-report itd-report sae-bench
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -15,10 +15,10 @@ help: ## List the targets
 demo: .venv/.core ## Erase a concept from the bundled model, draw before and after
 	$(BIN)/python examples/demo.py
 
-# Tensors in tests are small: a second thread of each operation waits more than it works.
+# A process per core, each on one thread: tensors in tests are small, threads would only wait.
 test: export OMP_NUM_THREADS := 1
 test: check ## Everything CI runs: check, then the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/.dev ## Format, lint and types
 	$(BIN)/ruff format --check .
@@ -36,8 +36,18 @@ bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (bu
 model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report
 
+attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits against plain loops
+	$(BIN)/python -m benchmarks.ringabell
+	$(BIN)/python -m benchmarks.audit_loop
+
+left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a way in
+	$(BIN)/python -m studies.left_out
+
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
+	$(BIN)/python -m studies.esd_cost
 
 itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
 	$(BIN)/python -m studies.itd

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -44,11 +44,19 @@ class Said:
         return len(encoder.tokenizer(prompt, add_special_tokens=False).input_ids)
 
 
-def timed(what: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what it gives."""
-    started = time.perf_counter()
+class Took(NamedTuple):
+    """What a call cost and gave."""
+
+    seconds: float
+    cpu: float
+    found: Any
+
+
+def timed(what: Callable[[], Any]) -> Took:
+    """Wall and CPU seconds, and what it gives."""
+    started, busy = time.perf_counter(), time.process_time()
     found = what()
-    return time.perf_counter() - started, found
+    return Took(time.perf_counter() - started, time.process_time() - busy, found)
 
 
 def main(folder: Path) -> None:
@@ -62,14 +70,18 @@ def main(folder: Path) -> None:
         "default": repeated(model, build("rece"), everyday),
     }
     theirs, edited = rival(model)
-    start, whole = theirs["uce step"], theirs["uce step"] + EPOCHS * theirs["rece epoch"]
+    start = theirs["seconds"]["uce step"]
+    whole = start + EPOCHS * theirs["seconds"]["rece epoch"]
+    least = {name: min(t.seconds for t in took) for name, took in ours.items()}
     print(
         json.dumps(
             {
-                "ours": {name: spread(seconds) for name, seconds in ours.items()},
-                "theirs": theirs,
-                "uce, times faster": start / min(ours["uce"]),
-                "uce + 3 epochs, times faster": whole / min(ours["authors"]),
+                "ours": {name: spread([t.seconds for t in took]) for name, took in ours.items()},
+                "ours, cpu": {name: spread([t.cpu for t in took]) for name, took in ours.items()},
+                "theirs": theirs["seconds"],
+                "theirs, cpu": theirs["cpu"],
+                "uce, times faster": start / least["uce"],
+                "uce + 3 epochs, times faster": whole / least["authors"],
                 "apart": {
                     "uce": apart(model, build("uce", "paper"), concept, edited[0]),
                     "one epoch": apart(
@@ -81,23 +93,23 @@ def main(folder: Path) -> None:
     )
 
 
-def repeated(model: Model, eraser: Eraser, concept: Concept) -> list[float]:
-    """Seconds of a whole fit, certificate and all, once its prompts have been encoded."""
+def repeated(model: Model, eraser: Eraser, concept: Concept) -> list[Took]:
+    """What a whole fit costs, certificate and all, once its prompts have been encoded."""
 
     def fit() -> Any:
         return eraser.fit(model, concept, Generator(), lambda what, step, of: None)
 
     fit()
-    return [timed(fit)[0] for _ in range(OURS)]
+    return [timed(fit) for _ in range(OURS)]
 
 
-def rival(model: Model) -> tuple[dict[str, float], tuple[Weights, Weights]]:
-    """Seconds of one UCE step and one RECE epoch as released, and the weights after each."""
+def rival(model: Model) -> tuple[dict[str, dict[str, float]], tuple[Weights, Weights]]:
+    """What one UCE step and one RECE epoch as released cost, and the weights after each."""
     base, text, pairs, keep = dict(model.readers()), Said(model), [(WORD, "")], [""]
     start, method = build("uce", "paper"), build("rece", "nudity")
     assert isinstance(start, UCE)
     assert isinstance(method, RECE)
-    step, first = timed(
+    step = timed(
         lambda: uce(
             base,
             text,
@@ -108,19 +120,13 @@ def rival(model: Model) -> tuple[dict[str, float], tuple[Weights, Weights]]:
             ridge=start.ridge,
         )
     )
-    epoch, second = timed(
-        lambda: rece_epoch(
-            base,
-            first,
-            text,
-            pairs,
-            keep,
-            mu=method.mu,
-            keep_weight=method.keep_weight,
-            ridge=method.ridge,
-        )
-    )
-    return {"uce step": step, "rece epoch": epoch}, (first, second)
+    epoch = timed(lambda: rece_epoch(base, step.found, text, pairs, keep, method))
+    both = {"uce step": step, "rece epoch": epoch}
+    cost = {
+        "seconds": {name: took.seconds for name, took in both.items()},
+        "cpu": {name: took.cpu for name, took in both.items()},
+    }
+    return cost, (step.found, epoch.found)
 
 
 def apart(model: Model, eraser: Eraser, concept: Concept, theirs: Weights) -> float:

@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks.measure import (
     EFFACE,
     IMPORTS,
+    TORCH,
+    Ran,
     child,
     judged,
     load,
@@ -160,27 +162,26 @@ def exported(folder: Path, patch: Path, cache: str) -> dict[str, Any]:
     """`efface export` against `cp -r`, in turn, both to the same disk and until it holds them."""
     copy, merged = (folder.with_name(f"{folder.name}.{kind}") for kind in ("copy", "export"))
     command = [*EFFACE, "export", str(folder), str(patch), "-o", str(merged), "--json"]
-    took = {way: list[float]() for way in ("imports", "cp", "export")}
-    memory = 0.0
+    took = {way: list[Ran]() for way in ("torch", "cp", "export")}
     for _ in range(EXPORTS):
         remove(copy, merged)
         run(("sync",))
-        took["imports"].append(run(IMPORTS).seconds)
-        took["cp"].append(run(("sh", "-c", f"cp -r '{folder}' '{copy}' && sync")).seconds)
+        took["torch"].append(run(TORCH))
+        took["cp"].append(run(("sh", "-c", f"cp -r '{folder}' '{copy}' && sync")))
         remove(copy)
         run(("sync",))
-        done = run(("sh", "-c", '"$@" && sync', "sh", *command), EFFACE_CACHE=cache)
-        took["export"].append(done.seconds)
-        memory = max(memory, done.megabytes)
+        took["export"].append(run(("sh", "-c", '"$@" && sync', "sh", *command), EFFACE_CACHE=cache))
         remove(merged)
-    least = {way: min(values) for way, values in took.items()}
+    least = {way: min(ran.seconds for ran in values) for way, values in took.items()}
+    memory = max(ran.megabytes for ran in took["export"])
     return {
         "bytes": size(folder),
-        "seconds": {way: spread(values) for way, values in took.items()},
+        "seconds": {way: spread([r.seconds for r in values]) for way, values in took.items()},
+        "cpu seconds": {way: spread([r.cpu for r in values]) for way, values in took.items()},
         "megabytes": round(memory),
         "bars": {
             "throughput of cp": judged(
-                least["cp"] / (least["export"] - least["imports"]), THROUGHPUT, least=True
+                least["cp"] / (least["export"] - least["torch"]), THROUGHPUT, least=True
             ),
             "megabytes": judged(memory, EXPORT_MEMORY),
         },

@@ -20,6 +20,8 @@ IMPORTS = (
     "import torch; from transformers import CLIPTextModel, CLIPTokenizer",
 )
 """What any tool that encodes a prompt must load."""
+TORCH = (sys.executable, "-c", "import torch")
+"""What exporting must load."""
 EFFACE = (sys.executable, "-c", "from efface.cli import main; main()")
 
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from efface.erasers.rece import RECE
+
 Weights = Mapping[str, Float[Tensor, "out width"]]
 
 
@@ -66,22 +68,22 @@ def rece_epoch(
     text: Text,
     pairs: Sequence[tuple[str, str]],
     keep: Sequence[str],
-    *,
-    mu: float,
-    keep_weight: float,
-    ridge: float,
+    method: RECE,
 ) -> dict[str, Tensor]:
-    """Derive the embeddings that bring the concepts back, then erase those."""
+    """Derive the embeddings that bring the concepts back, then erase those.
+
+    Of `method` its mu, keep_weight and ridge.
+    """
     derived = []
     for phrase, goal in pairs:
         old, new = text.rows([phrase, goal])
-        derived.append(Block(_derived(base, edited, old, mu), new, 1.0))
+        derived.append(Block(_derived(base, edited, old, method.mu), new, 1.0))
 
     def said() -> Iterable[Block]:
         yield from derived
-        yield from _kept(text, keep, keep_weight)
+        yield from _kept(text, keep, method.keep_weight)
 
-    return _edited(edited, said, ridge)
+    return _edited(edited, said, method.ridge)
 
 
 def _kept(text: Text, keep: Sequence[str], weight: float) -> Iterable[Block]:

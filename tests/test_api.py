@@ -120,9 +120,12 @@ def test_default_keep_leaves_out_what_means_the_concept(
 ) -> None:
     assert efface.erase(tiny, "cat").concept.keep == ("dog", "house", "tree")
     folder = shutil.copytree(tiny, tmp_path / "m")
-    words = {"things": ["Cat", " CAT", "dog", "ox"], "styles": ["ink"]}
+    words = {"concepts": ["Cat", " CAT", "dog", "ox"], "styles": ["ink"]}
     (folder / "concepts.json").write_text(json.dumps(words))
-    assert efface.erase(folder, " cat ").concept.keep == ("dog", "ox", "ink")
+    assert efface.erase(folder, " cat ").concept.keep == (
+        *("dog", "ox", "ink"),
+        *("dog, ink", "ox, ink"),
+    )
     # By meaning: those nearer than NEAR go, the rest stay in order.
     model = open_folder(tiny)
     rows = model.encode(["", "kitten", *model.vocabulary]).states[:, -1]
@@ -187,7 +190,7 @@ def test_contradictory_keep_is_refused(kept: str, tiny: Path) -> None:
 def test_other_bad_input(tiny: Path, pipe: DiffusionPipeline) -> None:
     with pytest.raises(EffaceError, match="nothing to erase"):
         efface.erase(tiny)
-    with pytest.raises(EffaceError, match="no method 'magic': choose one of rece, uce"):
+    with pytest.raises(EffaceError, match="no method 'magic': choose one of .*rece, "):
         efface.erase(tiny, "cat", method="magic")
     with pytest.raises(EffaceError, match="uce has no setting 'epochs'"):
         efface.erase(tiny, "cat", method="uce", epochs=3)

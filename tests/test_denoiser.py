@@ -9,12 +9,13 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Generator, Tensor
 
+from efface.backbone import Backbone, Denoiser, Noise
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.noise import Diffusion, Flow, noise_of
 from efface.backbones.open import open_file
 from efface.backbones.pipeline import load_pipeline
 from efface.backbones.single_file import SingleFile
-from efface.core import Backbone, Denoiser, EffaceError, Noise
+from efface.core import EffaceError
 from efface.moments import say
 from tests.equal import state
 from tests.families import NAMES, build_family

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,21 @@ def test_only_text_readers_change(cli: Cli, tiny: Path, tiny_patch: Path, tmp_pa
     assert answer["files"] == len(after)
     assert answer["bytes"] == sum(map(len, after.values()))
     assert files(tiny) == before
+
+
+def test_no_library_but_torch_is_loaded(tiny: Path, tiny_patch: Path, tmp_path: Path) -> None:
+    """Transformers alone takes half of the memory that exporting does."""
+    code = (
+        "import sys\nfrom efface.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        "finally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", tiny, tiny_patch, "-o", tmp_path / "erased"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert {"transformers", "diffusers", "torch"} & set(done.stderr.split()) == {"torch"}
 
 
 def test_loads_as_the_applied_view(tiny: Path, tiny_patch: Path, tmp_path: Path) -> None:

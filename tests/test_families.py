@@ -89,6 +89,7 @@ def test_rows_are_what_the_pipeline_hands_over(folder: Path, pipe: Any) -> None:
 def test_folder_and_pipeline_are_one_model(folder: Path, pipe: Any) -> None:
     one, other = open_folder(folder), open_pipeline(pipe)
     assert one.fingerprint == other.fingerprint
+    assert "text" not in vars(one)  # neither tokenizer nor encoder was needed
     assert one.streams == other.streams
     for stream in one.streams:
         read = [(n, bits(w)) for n, w in one.readers(stream)]

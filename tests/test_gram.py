@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.backbones.gram import WORTH, cache_folder, cached, gram
+from efface.backbones.gram import ROWS, STRIP, WORTH, cache_folder, cached, gram
 
 WIDTH = 40
 COUNT = WORTH // WIDTH**2 + 1
@@ -34,10 +34,27 @@ def ask(formed: list[int], key: str = "a", count: int = COUNT) -> Tensor:
 
 
 def test_it_is_the_sum_in_float64() -> None:
-    wide = torch.cat(weights()).double()
-    torch.testing.assert_close(gram(weights()), wide.T @ wide, rtol=1e-14, atol=1e-12)
+    rng = torch.Generator().manual_seed(0)
+    for width in (WIDTH, STRIP + 7):
+        held = [torch.randn(out, width, generator=rng) for out in (30, ROWS + 50)]
+        wide = torch.cat(held).double()
+        torch.testing.assert_close(gram(held), wide.T @ wide, rtol=1e-13, atol=1e-11)
     with pytest.raises(ValueError, match="no readers"):
         gram([])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_loses_nothing_that_counts(dtype: torch.dtype) -> None:
+    """Sums in float32 alone would be rougher."""
+    rng = torch.Generator().manual_seed(0)
+    held = [(1 + torch.randn(ROWS, STRIP, generator=rng)).to(dtype) for _ in range(8)]
+    wide = torch.cat(held).double()
+    exact = wide.T @ wide
+    assert (gram(held) - exact).norm() < 5e-7 * exact.norm()
+    rough = torch.zeros(STRIP, STRIP)
+    for row in wide.float():
+        rough += torch.outer(row, row)
+    assert (rough - exact).norm() > 5e-7 * exact.norm()
 
 
 def test_formed_once_for_each_content(formed: list[int]) -> None:

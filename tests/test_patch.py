@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface.backbones.merge import Merge
-from efface.backbones.model import Reader
+from efface.backbones.readers import Reader
 from efface.core import Concept, Edit, EffaceError, PromptMap
 from efface.patch import Patch, load, stack
 from tests.equal import contents

@@ -61,16 +61,7 @@ def test_the_loops_equal_theirs(case: dict[str, Any], dtype: str) -> None:
                 ridge=method.start_ridge,
             )
             for _ in range(method.epochs or 0):
-                edited = rece_epoch(
-                    base,
-                    edited,
-                    text,
-                    pairs,
-                    keep,
-                    mu=method.mu,
-                    keep_weight=method.keep_weight,
-                    ridge=method.ridge,
-                )
+                edited = rece_epoch(base, edited, text, pairs, keep, method)
     theirs = {name: GOLDEN.tensors[f"{dtype}/{case['name']}/{name}"] for name in names}
     found = apart(joined(edited, names), joined(theirs, names), joined(base, names))
     assert found <= GOLDEN.story["tolerance"][dtype]

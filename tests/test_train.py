@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from efface import erasers
 from efface.backbones.model import Model, open_folder
 from efface.core import Concept, EffaceError
+from efface.lesson import drawn_pairs
 from efface.moments import remembered, say, spread
 from efface.train import Standing, Trained, Watch, Weights, train
 from tests.equal import bits, contents
@@ -204,3 +205,14 @@ def test_drawings_are_remembered(
     [path, _] = sorted(tmp_path.glob("moments-*"), key=lambda p: p.stat().st_mtime)
     path.write_bytes(b"damage")
     assert draw_of("cat") == once
+
+
+def test_every_phrase_is_drawn(tiny: Path) -> None:
+    """More phrases than drawings asked for: each has one; a style is said of some things evenly."""
+    model = open_folder(tiny)
+    many = Concept("many", ("cat", "dog", "tree"))
+    assert drawn_pairs(model, many, 1, say(model, many.erase)).tolist() == [0, 1, 2]
+    styles = Concept("styles", ("s", "t"), within=("cat", "dog", "tree"))
+    assert drawn_pairs(model, styles, 2, say(model, ["x"] * 6)).tolist() == [0, 3]
+    assert spread(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert spread(3, 7).tolist() == [0, 2, 4]

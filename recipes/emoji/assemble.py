@@ -16,7 +16,7 @@ from recipes.emoji.autoencoder import OUT as AUTOENCODER
 from recipes.emoji.data import CACHE
 from recipes.emoji.denoiser import BATCH, Trainer, scheduler
 from recipes.emoji.text import OUT as TEXT
-from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES
+from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
 
 TARGET = Path("src/efface/models/emoji")
 
@@ -43,6 +43,8 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
         "backgrounds": [f"{b} background" for b in BACKGROUNDS],
     }
     (fresh / "concepts.json").write_text(json.dumps(words, indent=1) + "\n")
+    others = {t.name: list(t.aka) for t in THINGS if t.aka}
+    (fresh / "synonyms.json").write_text(json.dumps(others, indent=1) + "\n")
     (fresh / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     for name in ("tuning", "reporting"):
         judge = AutoModelForImageClassification.from_pretrained(CACHE / "judges" / name)

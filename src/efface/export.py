@@ -135,7 +135,7 @@ def overwrite(copy: Path, tensors: Iterable[tuple[Stored, Tensor]]) -> None:
     """Write tensors, one at a time, where they are stored in a copy of their file."""
     with copy.open("r+b") as stream:
         for stored, tensor in tensors:
-            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
             assert len(data) == stored.stop - stored.start
             stream.seek(stored.start)
             stream.write(data)

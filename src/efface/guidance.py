@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from efface.core import Backbone, Concept, Gate
+from efface.backbone import Backbone
+from efface.core import Concept, Gate
 from efface.gates.guides import MASK
 from efface.patch import Patch
 from efface.tokens import check_spoken

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, Denoiser, OnStep, Said
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, OnStep, Said
 from efface.moments import Moments, beside, draw, remembered, said_by, say, spread
 from efface.phrases import fitted, held
 from efface.tokens import check_spoken
 
-WATCHED = 32
+WATCHED = 16
 """Moments at which it is measured how far training moves predictions."""
 Weights = Mapping[str, Tensor]
 
@@ -88,7 +89,7 @@ class Lesson:
         self.denoiser = model.denoiser()
         self._drawing, self._on_step = drawing, on_step
         self.named, self.other = said_of_concept(model, concept)
-        self._pair = spread(drawing.count, len(self.named[model.streams[0]].states))
+        self._pair = drawn_pairs(model, concept, drawing.count, self.named)
         drawn = remembered(
             self.denoiser,
             self.named,
@@ -132,6 +133,14 @@ def said_of_concept(model: Backbone, concept: Concept) -> tuple[Said, Said]:
     return named, other
 
 
+def drawn_pairs(
+    model: Backbone, concept: Concept, count: int, named: Said
+) -> Int[Tensor, "drawings"]:
+    """Which pair each drawing is of; every phrase to erase has one at least."""
+    count = max(count, len(concept.erase))
+    return spread(count, len(named[model.streams[0]].states))
+
+
 def kept_pool(
     model: Backbone, concept: Concept, drawing: Drawing, count: int, seed: int, on_step: OnStep
 ) -> Pool:
@@ -139,7 +148,7 @@ def kept_pool(
     words = ["", *held(concept)]
     said = say(model, words)
     empty = said_by(said, torch.zeros(len(words), dtype=torch.long))
-    which = (torch.arange(count) * max(1, len(words) // count)) % len(words)
+    which = spread(count, len(words))
     drawn = remembered(
         model.denoiser(),
         said,

@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor
 
+from efface.backbone import Backbone, Denoiser
 from efface.backbones.gram import cache_folder
-from efface.core import NO_WEIGHTS, Backbone, Denoiser, Encoded, OnStep, Said
+from efface.core import NO_WEIGHTS, Encoded, OnStep, Said
 from efface.output import write_whole
 from efface.tokens import together
 
@@ -71,8 +72,9 @@ def beside(*said: Said) -> Said:
 
 
 def spread(count: int, over: int) -> Int[Tensor, "count"]:
-    """Which of `over` prompts each of `count` drawings is of: all in turn."""
-    return torch.arange(count) % over
+    """Which of `over` prompts each of `count` drawings is of: all in turn, or some evenly."""
+    each = torch.arange(count)
+    return each % over if count >= over else each * over // count
 
 
 @torch.no_grad()

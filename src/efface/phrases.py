@@ -22,6 +22,8 @@ THINGS = 8
 """The certificate of a style covers it as said of at most about this many things."""
 SHARE = 3
 """A thing is held with one in so many of what else is kept; in turn, all things hold all."""
+SAID = 3
+"""Things that each manner kept by default is said of."""
 Item = TypeVar("Item")
 Pair = tuple[str, str]
 """A phrase and what it becomes."""
@@ -30,6 +32,18 @@ Pair = tuple[str, str]
 def said_of(thing: str, style: str) -> str:
     """A thing in a style; in none if that is empty."""
     return f"a {thing} in {style}" if style else f"a {thing}"
+
+
+def in_turn(manners: Sequence[str], things: Sequence[str]) -> list[str]:
+    """Every manner (a style, a background) said of a few things; no thing twice if they suffice.
+
+    Pictures are asked for in a manner together with a thing, and those rows are not the manner's.
+    """
+    return [
+        f"{thing}, {manner}"
+        for i, manner in enumerate(manners)
+        for thing in evenly(things[i % (len(things) or 1) :: len(manners)], SAID)[:SAID]
+    ]
 
 
 def fitted(concept: Concept) -> list[Pair]:
@@ -66,6 +80,34 @@ def unseen(concept: Concept) -> list[str]:
     return [OTHER_PHRASING.format(word) for word in evenly(concept.keep, SAMPLE)]
 
 
+def said(concept: Concept) -> list[str]:
+    """All that a fit and its measurements ask the text encoder, each once."""
+    pairs = [*fitted(concept), *judged(concept)]
+    every = [
+        "",
+        *concept.erase,
+        *held(concept),
+        *unseen(concept),
+        *(p for pair in pairs for p in pair),
+    ]
+    return list(dict.fromkeys(every))
+
+
 def evenly(given: Sequence[Item], most: int) -> Sequence[Item]:
     """About `most` of what is given, evenly taken."""
     return given[:: max(1, len(given) // most)]
+
+
+def mention(prompt: str, concept: Concept) -> tuple[int, int]:
+    """Where a prompt names the concept, by its longest phrase there; all of it if nowhere."""
+    lowered = prompt.lower()
+    for phrase in sorted(concept.erase, key=len, reverse=True):
+        if (at := lowered.find(phrase.lower())) >= 0:
+            return at, at + len(phrase)
+    return 0, len(prompt)
+
+
+def put(prompt: str, concept: Concept, other: str) -> str:
+    """The prompt with what names the concept replaced."""
+    start, end = mention(prompt, concept)
+    return prompt[:start] + other + prompt[end:]

@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Generator, Tensor
 
+from efface.backbone import Layered
 from efface.captions import Captions
-from efface.core import EffaceError, Layered, OnStep
+from efface.core import EffaceError, OnStep
 from efface.output import write_whole
 from efface.sae import TopK
 from efface.sae_train import Figures, Recipe, Trainer, figures

@@ -8,9 +8,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from efface.backbone import Layered
 from efface.backbones.gram import cache_folder
 from efface.captions import Captions, said
-from efface.core import EffaceError, Layered, OnStep
+from efface.core import EffaceError, OnStep
 from efface.sae import TopK, load
 from efface.sae_learn import Learning
 from efface.sae_train import Recipe

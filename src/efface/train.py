@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor
 
+from efface.backbone import Backbone
 from efface.backbones.gram import cache_folder
-from efface.core import Backbone, Concept, EffaceError, OnStep
+from efface.core import Concept, EffaceError, OnStep
 from efface.moments import digest
 from efface.output import write_whole
 

@@ -56,7 +56,8 @@ def _quick(method: Method) -> dict[str, Any]:
     if method.name == "rece":  # the automatic mode stops before its first epoch on the tiny model
         return {"epochs": 1} if method.settings else {}
     known = {s.name for s in describe(erasers.find(method.name))}
-    return {k: v for k, v in SHORT.items() if k in known}
+    logits = {"rate": 2.0} if "sparsity" in known else {}  # of a mask: they begin far from pruning
+    return {k: v for k, v in SHORT.items() if k in known} | logits
 
 
 SHORT = {
@@ -241,7 +242,7 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, "none such")
     found = describe(erasers.find(name))
     wrong: dict[str, Any]
-    for field in (s.name for s in found if s.name in ("ridge", "rate", "ratio")):
+    for field in (s.name for s in found if s.name in {"ridge", "rate", "margin", "ratio"}):
         wrong = {field: 0.0}
         with pytest.raises(EffaceError, match=field):
             erasers.build(name, **wrong)

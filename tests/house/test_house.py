@@ -20,8 +20,13 @@ MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SRC.rglob("*.py"))
 }
+INIT = "__init__.py"
 METHODS = ("erasers", "attacks", "detectors", "metrics")
-ERASERS = sorted(set((SRC / "efface/erasers").glob("*.py")) - {SRC / "efface/erasers/__init__.py"})
+CITED = {
+    folder: sorted(set((SRC / "efface" / folder).glob("*.py")) - {SRC / "efface" / folder / INIT})
+    for folder in ("erasers", "attacks")
+}
+"""Methods that a paper describes."""
 
 # The parts of efface from the ground up: a part imports only what stands below it. Parts not named
 # here (patch, backbones, tokens, ...) stand at HELPERS; "" is efface/__init__.py.
@@ -30,7 +35,9 @@ LEVEL = {
     **dict.fromkeys(["core", "linalg"], GROUND),
     **dict.fromkeys(METHODS, METHOD),
     **dict.fromkeys(["run"], RUNNER),
-    **dict.fromkeys(["api", "study", "report", "cli", "web", "__main__", ""], FACES),
+    **dict.fromkeys(
+        ["api", "audit", "summary", "study", "report", "cli", "web", "__main__", ""], FACES
+    ),
 }
 REPORT_SEES = {"core", "store", "stats"}  # rows, never what made them
 
@@ -88,25 +95,28 @@ def test_imports_point_downwards() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, naming the parts
 
 
-@pytest.mark.parametrize("path", ERASERS, ids=lambda p: p.stem)
-def test_eraser_cites_its_paper(path: Path) -> None:
+@pytest.mark.parametrize("path", [p for each in CITED.values() for p in each], ids=lambda p: p.stem)
+def test_method_cites_its_paper(path: Path) -> None:
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert re.search(r"arXiv[: ]\d{4}\.\d{4,5}", doc), "cite the paper as arXiv:2401.12345"
+    cited = re.search(r"arXiv[: ]\d{4}\.\d{4,5}", doc) or "there is no paper" in doc
+    assert cited, "cite the paper as arXiv:2401.12345, or say that there is no paper"
     assert "\nDeviations from the authors' code:" in doc
 
 
-def test_folder_equals_registry() -> None:
-    from efface.erasers import REGISTRY
-
-    assert {target.partition(":")[0] for target in REGISTRY.values()} == {
-        f"efface.erasers.{path.stem}" for path in ERASERS
+@pytest.mark.parametrize(
+    ("folder", "verb"), [("erasers", "fit"), ("attacks", "run"), ("metrics", "__call__")]
+)
+def test_folder_equals_registry(folder: str, verb: str) -> None:
+    registry: dict[str, str] = importlib.import_module(f"efface.{folder}").REGISTRY
+    assert {target.partition(":")[0] for target in registry.values()} == {
+        f"efface.{folder}.{path.stem}" for path in (SRC / "efface" / folder).glob("[!_]*.py")
     }
-    for name, target in REGISTRY.items():
+    for name, target in registry.items():
         module, _, cls = target.partition(":")
-        eraser: Any = getattr(importlib.import_module(module), cls)
+        method: Any = getattr(importlib.import_module(module), cls)
         assert name == name.lower()
-        assert eraser.__dataclass_params__.frozen, f"{cls} is no frozen dataclass"
-        assert callable(eraser.fit)
+        assert method.__dataclass_params__.frozen, f"{cls} is no frozen dataclass"
+        assert callable(getattr(method, verb))
 
 
 def test_import_is_light() -> None:

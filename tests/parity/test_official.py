@@ -11,9 +11,10 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from efface.backbone import Backbone, Denoiser, Speaker
 from efface.backbones.merge import Merge
-from efface.backbones.model import Reader
-from efface.core import Backbone, Concept, Denoiser, Ellipsoid, Encoded, Speaker
+from efface.backbones.readers import Reader
+from efface.core import Concept, Ellipsoid, Encoded
 from efface.ellipsoids import layer_norm
 from efface.erasers import build
 

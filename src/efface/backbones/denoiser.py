@@ -15,18 +15,19 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efface.backbone import Noise
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
 from efface.backbones.guided import unguided
 from efface.backbones.noise import noise_of
 from efface.backbones.sites import Family
-from efface.core import NO_WEIGHTS, EffaceError, Encoded, Noise, Said
+from efface.core import NO_WEIGHTS, EffaceError, Encoded, Said
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
 class LiveDenoiser:
-    """Implements `core.Denoiser`."""
+    """Implements `efface.backbone.Denoiser`."""
 
     def __init__(
         self, module: Any, kind: Family, noise: Noise, factor: int, vae: Callable[[], Any]

@@ -104,6 +104,11 @@ class Piece(NamedTuple):
 IGNORED = re.compile(r"logit_scale|attn_mask|(text_model\.)?embeddings\.position_ids")
 """Stored by some, and read by no text encoder."""
 PROJECTION = "text_projection.weight"
+NORMS = {
+    **dict.fromkeys(("clip", "open_clip"), "text_model.final_layer_norm"),
+    "t5": "encoder.final_layer_norm",
+}
+"""Style -> the norm that an encoder's last states leave, as transformers names it."""
 TOKENS = "text_model.embeddings.token_embedding.weight"
 POSITIONS = "text_model.embeddings.position_embedding.weight"
 SQUARE = "text_model.encoder.layers.0.self_attn.q_proj.weight"

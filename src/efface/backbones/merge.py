@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from efface.backbones.fingerprint import roundings
-from efface.backbones.model import Reader
+from efface.backbones.readers import Reader
 from efface.core import Edit, EffaceError, PromptMap, same_base
 from efface.patch import Patch
+
+ROWS = 256
+"""Rows of a matrix that are mapped at once: what is being worked on stays in the cache."""
 
 
 class Merge:
@@ -46,34 +49,45 @@ class Merge:
 
     def weight(self, name: str, old: Tensor) -> Tensor:
         """The new tensor in the old one's dtype and device; computed in float64 on the CPU."""
-        new = old.detach().cpu().double()
         for edit in (e for p in self.patches for e in p.edits if e.param == name and e.reads):
             if not same_base(edit.reads, found := roundings([old])):
                 raise EffaceError(
                     f"the patch's edit of {name} was fitted on {edit.reads} but the model's is "
                     f"{found}: fit it again on this model"
                 )
+        merged = torch.empty(old.shape, dtype=old.dtype)
+        if any(edit.param == name for patch in self.patches for edit in patch.edits):
+            pieces = [(merged, old)]
+        else:  # maps work row by row
+            pieces = list(zip(merged.split(ROWS), old.split(ROWS), strict=True))
+        for new, piece in pieces:
+            new.copy_(self._changed(name, piece))
+            askable = new.float() if new.dtype.itemsize == 1 else new
+            if not askable.isfinite().all():
+                raise EffaceError(
+                    f"under the patch {name} leaves the range of {old.dtype}: lower its strength"
+                )
+        return merged.to(old.device)
+
+    def _changed(self, name: str, old: Tensor) -> Tensor:
+        """The tensor, or some of its rows where only maps change it, in float64."""
+        new = old.detach().to("cpu", torch.float64, copy=True)
         for patch in self.patches:
             for m in patch.maps:
                 if (reader := self.readers.get(name)) and reader.stream == m.encoder:
-                    new = _mapped(name, new, m, reader)
+                    _map(name, new, m, reader)
             for edit in (e for e in patch.edits if e.param == name):
                 new = _edited(new, edit, self.readers.get(name))
-        merged = new.to(old.device, old.dtype)
-        if not merged.double().isfinite().all():  # not every dtype can be asked
-            raise EffaceError(
-                f"under the patch {name} leaves the range of {old.dtype}: lower its strength"
-            )
-        return merged
+        return new
 
 
-def _mapped(name: str, weight: Tensor, m: PromptMap, reader: Reader) -> Tensor:
-    """W T, in the columns of W that read the stream."""
+def _map(name: str, weight: Tensor, m: PromptMap, reader: Reader) -> None:
+    """W becomes W T in place, in its columns that read the stream."""
     width = reader.width or weight.shape[1]
     if m.a.shape[0] != width:
         raise EffaceError(f"the patch maps rows of {m.a.shape[0]}, {name} reads {width}")
-    read, rest = weight[:, :width], weight[:, width:]
-    return torch.cat([read + (read @ m.a.double()) @ m.b.double().T, rest], 1)
+    read = weight[:, :width]
+    read.addmm_(read @ m.a.double(), m.b.double().T)
 
 
 def _edited(weight: Tensor, edit: Edit, reader: Reader | None) -> Tensor:

@@ -9,22 +9,26 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from efface.backbone import Denoiser, Speaker
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
 from efface.backbones.denoiser import live_denoiser, load_denoiser
+from efface.backbones.encoders import Clip
 from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
 from efface.backbones.layers import hear, identity, sites
-from efface.backbones.parts import load_parts
-from efface.backbones.sites import Family, Site, family, reader_names
+from efface.backbones.parts import load_norms, load_parts
+from efface.backbones.readers import Reader, readers
+from efface.backbones.sites import Family, family
 from efface.backbones.speaker import LiveSpeaker, spoken
 from efface.backbones.text import TextSide
+from efface.backbones.token_reader import TokenReader
 from efface.backbones.words import Words, words_of
-from efface.core import Denoiser, EffaceError, Ellipsoid, Encoded, Heard, Said, Speaker
+from efface.core import EffaceError, Ellipsoid, Encoded, Heard, Said
 from efface.tokens import each, together
 
 if TYPE_CHECKING:
@@ -37,16 +41,8 @@ BATCH = 32
 """Prompts encoded at once."""
 
 
-class Reader(NamedTuple):
-    """A matrix that first consumes a text stream."""
-
-    stream: str
-    width: int | None
-    """Its leading columns that read the stream; None: all of them."""
-
-
 class Model:
-    """Implements `core.Backbone`."""
+    """Implements `efface.backbone.Backbone`."""
 
     def __init__(
         self,
@@ -54,22 +50,26 @@ class Model:
         where: Mapping[str, Reader],
         names: Collection[str],
         fetch: Callable[[str], Tensor],
-        load_text: Callable[[], TextSide],
+        load_text: Callable[[int], TextSide],
         words: Words,
         *,
         load_denoiser: Callable[[], Denoiser],
         norms: Callable[[], Iterable[Tensor]] | None = None,
         frozen: bool = False,
+        pipe: "DiffusionPipeline | None" = None,
     ) -> None:
         """`where`: names of the readers; `names`: of all tensors that `fetch` gets.
 
+        `load_text` is told how wide the rows are that the denoiser reads.
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
-        nobody else holds the text encoders, so what they said once they will say again.
+        nobody else changes the text encoders, so what they said once they will say again. `pipe`:
+        the live pipeline whose text side this is.
         """
+        self.pipe = pipe
         self.kind, self.where, self.names = kind, where, names
         self._fetch, self._load_text, self._norms = fetch, load_text, norms
         self._load_denoiser = load_denoiser
-        self.vocabulary, self.things, own = words
+        self.vocabulary, self.things, self.synonyms, own = words
         self.own_words = self.vocabulary if own else ()
         self._said: OrderedDict[str, Said] | None = OrderedDict() if frozen else None
         self._grams: dict[str, Tensor] = {}
@@ -88,7 +88,20 @@ class Model:
     @cached_property
     def text(self) -> TextSide:
         """Tokenizers and text encoders."""
-        return self._load_text()
+        _, weight = next(self.readers())
+        return self._load_text(weight.shape[1])
+
+    @cached_property
+    def token_reader(self) -> TokenReader:
+        """Token sequences to rows, for models with one CLIP text encoder."""
+        if self.kind.name != "sd":
+            raise EffaceError(
+                f"tokens are searched for Stable Diffusion 1 and 2, not {self.kind.name}: leave "
+                "that attack out"
+            )
+        [clip] = self.text.encoders
+        assert isinstance(clip, Clip)
+        return TokenReader(clip.tokenizer, clip.model, clip.length)
 
     def denoiser(self) -> Denoiser:
         """The live denoiser, loaded when it is first asked for."""
@@ -100,7 +113,8 @@ class Model:
 
     def speaker(self) -> Speaker:
         """The live text encoders."""
-        return LiveSpeaker(self.kind, self.text)
+        _, weight = next(self.readers())
+        return LiveSpeaker(self.kind, self.text, weight.shape[1])
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -152,6 +166,14 @@ class Model:
         found = together([self._said[p][stream] for p in prompts])
         self._forget()
         return found
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode at once what will be asked for piece by piece, if one pass does and is remembered.
+
+        Every pass reads all of an encoder, which for few prompts is half of the work.
+        """
+        if self._said is not None and len(set(prompts) - self._said.keys()) <= BATCH:
+            self.encode(prompts)
 
     def _encode(self, prompts: Sequence[str]) -> list[Said]:
         said = list[Said]()
@@ -219,12 +241,11 @@ def open_folder(root: Path) -> Model:
     component, denoiser = checkpoint.denoiser()
     kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
     files = checkpoint.where(component)
-    places = {
-        f"{part}/{name}": (file, name)
-        for part in kind.encoders
+    stored = spoken(
+        (f"{part}/{name}", (file, name))
+        for part in (component, *kind.encoders)
         for name, file in checkpoint.where(part).items()
-    }
-    stored = spoken(places.items()) | {f"{component}/{n}": (f, n) for n, f in files.items()}
+    )
 
     def fetch(name: str) -> Tensor:
         return checkpoint.tensor(*stored[name])
@@ -239,53 +260,42 @@ def open_folder(root: Path) -> Model:
         ),
         stored,
         fetch,
-        lambda: kind.text(load_parts(checkpoint, kind)),
+        lambda width: kind.text({"width": width, **load_parts(checkpoint, kind)}),
         words_of(root),
         load_denoiser=lambda: load_denoiser(checkpoint, kind),
+        norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
     )
 
 
-def readers(
-    kind: Family,
-    names: Collection[str],
-    width: Callable[[Site], int | None],
-    model: str,
-) -> dict[str, Reader]:
-    """Every matrix that reads text, as component/name, stream by stream.
-
-    `width`: the columns that read the stream, where a site's matrices read more; else None.
-    """
-    return {
-        f"{kind.component}/{name}": Reader(stream, width(site))
-        for stream, site in kind.streams.items()
-        for name in reader_names(kind, stream, names, model)
-    }
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps, or that it is."""
+    return getattr(module, "_orig_mod", module)
 
 
-def open_pipeline(pipe: "DiffusionPipeline") -> Model:
-    """Use a live pipeline's own tensors."""
+def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
+    """Use a live pipeline's own tensors; `frozen`: nobody will change them meanwhile."""
     name = type(pipe).__name__
     component = next((c for c in COMPONENTS if getattr(pipe, c, None) is not None), None)
     if component is None:
         raise EffaceError(f"{name} has neither unet nor transformer: not a text-to-image model")
-    denoiser = getattr(pipe, component)
+    denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
     bare = dict(denoiser.named_parameters())
-    said = [
-        (f"{part}/{name}", weight)
-        for part in kind.encoders
-        for name, weight in getattr(pipe, part).named_parameters()
-    ]
-    tensors = spoken(said) | {f"{component}/{name}": weight for name, weight in bare.items()}
+    parts = {component: denoiser} | {part: getattr(pipe, part) for part in kind.encoders}
+    tensors = spoken(
+        (f"{part}/{n}", p) for part, module in parts.items() for n, p in module.named_parameters()
+    )
     origin = pipe.config.get("_name_or_path")
     return Model(
         kind,
         readers(kind, bare, lambda site: site.width and site.width(denoiser.config), name),
         tensors,
         tensors.__getitem__,
-        lambda: kind.text({part: getattr(pipe, part) for part in kind.parts()}),
+        lambda width: kind.text({"width": width} | {p: getattr(pipe, p) for p in kind.parts()}),
         words_of(Path(origin) if origin else None),
+        frozen=frozen,
+        pipe=pipe,
         load_denoiser=lambda: live_denoiser(pipe, kind),
     )

@@ -21,7 +21,7 @@ OUTPUTS = ("epsilon", "v_prediction", "sample")
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """α² + σ² = 1 at whole times; the output is ε, v = α ε − σ x₀, or x₀. Implements core.Noise."""
+    """α² + σ² = 1 at whole times; the output is ε, v = α ε − σ x₀, or x₀."""
 
     kept: Float[Tensor, "times"]
     """ᾱ = α² at every time."""
@@ -77,7 +77,7 @@ class Diffusion:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """α = 1 − σ with σ = t / count; the output is ε − x₀. Implements core.Noise."""
+    """α = 1 − σ with σ = t / count; the output is ε − x₀."""
 
     count: int
     shift: float

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from efface.backbone import Denoiser
 from efface.backbones.checkpoint import resolve
 from efface.backbones.file_parts import load_file_parts
-from efface.backbones.model import Model, open_folder, open_pipeline, readers
+from efface.backbones.model import Model, open_folder, open_pipeline
+from efface.backbones.readers import readers
 from efface.backbones.single_file import SingleFile
 from efface.backbones.sites import FAMILIES
 from efface.backbones.words import words_of
-from efface.core import Denoiser, EffaceError
+from efface.core import EffaceError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -60,9 +62,10 @@ def _check_unneeded(tokenizer: str | Path | None, model: str) -> None:
 
 def open_file(file: SingleFile, tokenizer: Path | None = None) -> Model:
     """Read tensor by tensor; text encoders and tokenizers when prompts are first encoded."""
-    [kind] = [f for f in FAMILIES if f.name == KINDS[file.kind]]
+    alike = [f for f in FAMILIES if f.name == KINDS[file.kind]]
     stored = file.readers()
     held = file.text_encoders()
+    kind = next((f for f in alike if held.keys() >= set(f.encoders)), alike[-1])
     if lost := [which for which in kind.encoders if which not in held]:
         raise EffaceError(
             f"{file.path} holds no {' and no '.join(lost)}, which read the prompts: give the "
@@ -77,7 +80,7 @@ def open_file(file: SingleFile, tokenizer: Path | None = None) -> Model:
         readers(kind, stored, lambda site: site.width and file.projected_width(), str(file.path)),
         [f"{kind.component}/{name}" for name in stored],
         fetch,
-        lambda: kind.text(load_file_parts(file, kind, tokenizer)),
+        lambda width: kind.text({"width": width, **load_file_parts(file, kind, tokenizer)}),
         words_of(None),
         load_denoiser=lambda: _no_denoiser(file.path),
         norms=lambda: (norm for which in kind.encoders for norm in file.norms(which)),

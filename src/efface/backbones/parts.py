@@ -1,7 +1,10 @@
 """Tokenizers and text encoders of a diffusers folder, loaded with transformers alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
 from efface.backbones.sites import Family
@@ -20,6 +23,12 @@ SMALL = ("CLIPTextModel", "CLIPTextModelWithProjection")
 """Encoders that run in float32 whatever they are stored as."""
 LARGE = ("T5EncoderModel", "Gemma2Model")
 """Encoders of gigabytes, used as stored."""
+NORMS = {
+    **dict.fromkeys(SMALL, ("text_model.final_layer_norm", "final_layer_norm")),
+    "T5EncoderModel": ("encoder.final_layer_norm",),
+    "Gemma2Model": ("norm", "model.norm"),
+}
+"""Class of an encoder -> the norm that its last states leave, as its files may call it."""
 
 
 def load_parts(checkpoint: Checkpoint, kind: Family) -> dict[str, Any]:
@@ -33,6 +42,17 @@ def load_parts(checkpoint: Checkpoint, kind: Family) -> dict[str, Any]:
             else _encoder(checkpoint, part, named)
         )
     return found
+
+
+def load_norms(checkpoint: Checkpoint, kind: Family) -> Iterator[Tensor]:
+    """Weight and bias, if it has one, of every encoder's last norm; no encoder is built."""
+    for part in kind.encoders:
+        files, places = checkpoint.where(part), NORMS[_class(checkpoint, part)]
+        norm = next((place for place in places if f"{place}.weight" in files), None)
+        if norm is None:
+            raise EffaceError(f"{checkpoint.root / part} lacks {places[0]!r}: download it again")
+        names = [name for end in ("weight", "bias") if (name := f"{norm}.{end}") in files]
+        yield from (checkpoint.tensor(files[name], name) for name in names)
 
 
 def _class(checkpoint: Checkpoint, part: str) -> str:

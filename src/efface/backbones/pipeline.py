@@ -2,20 +2,24 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
-from PIL.Image import Image
+from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
+from PIL import Image
+from torch import Tensor
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.gated import attach, check_gates
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_pipeline
+from efface.backbones.model import open_pipeline, uncompiled
 from efface.backbones.speaker import spoken
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
+
+Say = Callable[[Sequence[str]], Tensor]
+"""Prompts to the rows that the denoiser reads, [prompts, tokens, width]."""
 
 
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
@@ -26,6 +30,10 @@ def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     checkpoint.check()
     if any(checkpoint.variant(part) for part in checkpoint.weighted()):
         options = {"variant": "fp16", **options}
+    # Diffusers wants to be told of parts that are not there (SD 3 without its T5).
+    options = {
+        part: None for part, kind in checkpoint.index.items() if kind == [None, None]
+    } | options
     if "torch_dtype" not in options:  # the older name of the same
         options = {"dtype": torch.float32, **options}
     try:
@@ -49,38 +57,92 @@ def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
     return pipe
 
 
+def alike(case: Case) -> Hashable:
+    """Cases of equal answers can be drawn in one batch."""
+    rows = None if case.embeds is None else len(case.embeds)
+    started = None if case.start is None else case.strength
+    return case.steps, case.guidance, rows, started, case.size
+
+
 def draw(
-    pipe: DiffusionPipeline, cases: Sequence[Case], on_step: OnStep, batch: int = 16
-) -> list[Image]:
-    """One picture a case, in order; each case's noise comes from its own seed on the CPU."""
-    pictures: list[Image | None] = [None] * len(cases)
-    alike: dict[tuple[int, float, int], list[int]] = {}
+    pipe: DiffusionPipeline,
+    cases: Sequence[Case],
+    on_step: OnStep,
+    batch: int = 16,
+    say: Say | None = None,
+) -> list[Image.Image]:
+    """One picture a case, in order; each case's noise comes from its own seed on the CPU.
+
+    `say`: the rows of prompts, where they are known already; None leaves it to the pipeline.
+    """
+    pictures: list[Image.Image | None] = [None] * len(cases)
+    groups: dict[Hashable, list[int]] = {}
     for i, case in enumerate(cases):
-        if case.start is not None:
-            raise EffaceError(f"drawing cannot start from a picture yet: {case.start}")
-        rows = 0 if case.embeds is None else len(case.embeds)
-        alike.setdefault((case.steps, case.guidance, rows), []).append(i)
+        groups.setdefault(alike(case), []).append(i)
     done, total = 0, sum(case.steps for case in cases)
-    size = _own_size(pipe)
-    for (steps, guidance, soft), members in alike.items():
+    for members in groups.values():
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
-            given = (
-                _soft(pipe, cases, chunk) if soft else {"prompt": [cases[i].prompt for i in chunk]}
-            )
+            some = [cases[i] for i in chunk]
+            artist, given = _order(pipe, some, say)
             with torch.no_grad():
-                drawn = pipe(
+                drawn = artist(
                     **given,
-                    **size,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
+                    num_inference_steps=some[0].steps,
+                    guidance_scale=some[0].guidance,
                     callback_on_step_end=_reporter(on_step, done, len(chunk), total),
-                    generator=[torch.Generator("cpu").manual_seed(cases[i].seed) for i in chunk],
+                    generator=[torch.Generator("cpu").manual_seed(c.seed) for c in some],
                 ).images
             for i, picture in zip(chunk, drawn, strict=True):
                 pictures[i] = picture
-            done += len(chunk) * steps
+            done += sum(case.steps for case in some)
             on_step("drawing", done, total)
     return [p for p in pictures if p is not None]
+
+
+def _order(
+    pipe: DiffusionPipeline, cases: Sequence[Case], say: Say | None
+) -> tuple[Any, dict[str, Any]]:
+    """The pipeline that draws such cases, and what it is told of these."""
+    given: dict[str, Any] = _own_size(pipe) if cases[0].size is None else _sized(cases[0].size)
+    if cases[0].embeds is not None:
+        given |= _soft(pipe, [case.embeds for case in cases if case.embeds is not None])
+    elif say is not None:
+        given |= _soft(pipe, list(say([case.prompt for case in cases])))
+    else:
+        given["prompt"] = [case.prompt for case in cases]
+    if cases[0].start is None:
+        return pipe, given
+    given["image"] = [_opened(pipe, case) for case in cases]
+    given["strength"] = cases[0].strength
+    given = {k: v for k, v in given.items() if k not in ("width", "height")}
+    return _redrawing(pipe), given
+
+
+def _sized(size: tuple[int, int]) -> dict[str, Any]:
+    return {"width": size[0], "height": size[1]}
+
+
+def _redrawing(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The same parts as a pipeline that starts from a picture (SDEdit, arXiv:2108.01073)."""
+    try:
+        other = AutoPipelineForImage2Image.from_pipe(pipe)
+    except ValueError as error:
+        raise EffaceError(
+            f"{type(pipe).__name__} cannot start from a picture: leave image-to-image out"
+        ) from error
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def _opened(pipe: DiffusionPipeline, case: Case) -> Image.Image:
+    """The picture to start from, in the size that is drawn."""
+    assert case.start is not None
+    try:
+        with Image.open(case.start) as file:
+            picture = file.convert("RGB")
+    except OSError as error:
+        raise EffaceError(f"{case.start} is no picture to start from ({error})") from error
+    return picture if case.size is None else picture.resize(case.size)
 
 
 def _own_size(pipe: DiffusionPipeline) -> dict[str, Any]:
@@ -101,40 +163,41 @@ def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..
     return report
 
 
-def _soft(pipe: DiffusionPipeline, cases: Sequence[Case], chunk: Sequence[int]) -> dict[str, Any]:
-    rows = [e for i in chunk if (e := cases[i].embeds) is not None]
-    model = open_pipeline(pipe)
-    if model.kind.name != "sd":
+def reads_rows(pipe: DiffusionPipeline) -> bool:
+    """Whether the rows of one text encoder are all that the pipeline draws from."""
+    return open_pipeline(pipe).kind.name == "sd"
+
+
+def _soft(pipe: DiffusionPipeline, rows: Sequence[Tensor]) -> dict[str, Any]:
+    if not reads_rows(pipe):
         raise EffaceError(
             f"{type(pipe).__name__} reads more than rows of text: soft prompts are for pipelines "
             "with one CLIP text encoder"
         )
-    return {"prompt_embeds": torch.stack(rows).to(pipe.device, pipe.unet.dtype)}
+    return {"prompt_embeds": torch.stack(list(rows)).to(pipe.device, pipe.unet.dtype)}
 
 
 def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     """A view of `pipe` with the patches applied, first to last; `pipe` itself is untouched.
 
-    Every tensor that no patch changes shares its storage with the original.
+    Every tensor that no patch changes shares its storage with the original. The view of a compiled
+    denoiser is not compiled.
     """
     model = open_pipeline(pipe)
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
+    gates = [gate for patch in patches for gate in patch.gates]
+    check_gates(model, gates)
     changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
-    for component in {model.component, *(name.partition("/")[0] for name in changed)}:
-        view = _view(getattr(pipe, component))
+    touched = [*changed, *(gate.site for gate in gates)]
+    erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
+    for component in {model.component, *(name.partition("/")[0] for name in touched)}:
+        view = _view(uncompiled(getattr(pipe, component)))
         setattr(erased, component, view)
         real = spoken((f"{component}/{name}", name) for name, _ in view.named_parameters())
         for name in changed.keys() & real.keys():
             owner, _, leaf = real[name].rpartition(".")
             new = torch.nn.Parameter(changed[name], requires_grad=False)
             setattr(view.get_submodule(owner), leaf, new)
-    gates = [gate for patch in patches for gate in patch.gates]
-    check_gates(model, gates)
-    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != model.component}
-    for name in encoders:
-        if getattr(erased, name) is getattr(pipe, name):
-            setattr(erased, name, _view(getattr(pipe, name)))
     attach(erased, open_pipeline(erased), gates)
     return erased
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from efface.backbones.encoder_weights import TextEncoder, fit
-from efface.backbones.ldm_encoders import LAYOUTS, Layout
+from efface.backbones.ldm_encoders import LAYOUTS, NORMS, PROJECTION, Layout, pieces
 from efface.backbones.ldm_names import Kind, Shapes, recognise
 from efface.backbones.tensor_file import FLOATS, TensorFile
 from efface.core import EffaceError
@@ -116,16 +116,19 @@ class SingleFile:
 
     def norms(self, which: str) -> list[Tensor]:
         """Weight and bias, if it has one, of the norm that an encoder's last states leave."""
-        layout = self._layout(which)
-        _, found = fit(layout, self.shapes, str(self.path))
-        ends = [f"final_layer_norm.{kind}" for kind in ("weight", "bias")]
-        names = [n for end in ends for n in found if n.endswith(end)]
+        found = pieces(layout := self._layout(which), self.shapes)
+        norm = NORMS[layout.style]
+        if f"{norm}.weight" not in found:
+            raise EffaceError(f"{self.path}: its {which} lacks {norm!r}: download it again")
+        names = [name for end in ("weight", "bias") if (name := f"{norm}.{end}") in found]
         return [self.tensor(found[name].stored) for name in names]
 
     def projected_width(self, which: str = "text_encoder_2") -> int:
         """Numbers in an encoder's pooled row."""
-        config, _ = fit(self._layout(which), self.shapes, str(self.path))
-        return int(config["projection_dim"])
+        found = pieces(self._layout(which), self.shapes).get(PROJECTION)
+        if found is None or not (shape := found.shape(self.shapes)):
+            raise EffaceError(f"{self.path}: its {which} lacks {PROJECTION!r}: download it again")
+        return shape[0]
 
     def tokenizer_folder(self, given: Path | None = None, which: str = "tokenizer") -> Path:
         """Where the tokenizer lies: in a folder given by the user, else in Hugging Face's cache.

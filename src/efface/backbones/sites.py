@@ -34,6 +34,7 @@ class Family(NamedTuple):
     """Components that read prompts; each has a tokenizer of the same number."""
     streams: Mapping[str, Site]
     text: Callable[[Mapping[str, Any]], text.TextSide]
+    """Made of the parts by component name, and `width`: of the matrices that read the rows."""
 
     def parts(self) -> tuple[str, ...]:
         """Components that the text side needs."""
@@ -73,6 +74,15 @@ FAMILIES = (
         THREE,
         {"text": CONTEXT, "pooled": POOLED},
         text.SD3,
+    ),
+    Family(
+        "sd3",
+        "SD3Transformer2DModel",
+        (),
+        "transformer",
+        TWO,
+        {"text": CONTEXT, "pooled": POOLED},
+        text.SD3Clips,
     ),
     Family(
         "flux",

@@ -1,11 +1,13 @@
 """One .safetensors file, read by the range: opening takes the header, a tensor takes its own bytes.
 
-The file is not mapped for writing, as torch's reader does, so it may be larger than memory.
+The file is not mapped for writing, as torch's reader does, so it may be larger than memory. A
+tensor's bytes go into pages of their own, which the system has back as soon as it is gone.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +106,9 @@ class TensorFile:
             with self.path.open("rb") as file:
                 now = os.fstat(file.fileno())
                 same = all(getattr(now, f) == getattr(self._seen, f) for f in IDENTITY)
-                held = bytearray(stop - start if same else 0)
+                held = mmap(-1, stop - start) if same and stop > start else bytearray()
                 file.seek(start)
-                whole = same and file.readinto(held) == len(held)
+                whole = same and file.readinto(held) == stop - start
         except OSError as error:
             raise EffaceError(f"{self.path} cannot be read ({error}): open it again") from error
         if not whole:

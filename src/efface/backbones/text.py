@@ -18,10 +18,11 @@ from efface.core import Ellipsoid, Encoded
 from efface.ellipsoids import ball, side_by_side
 
 SAMPLE = (
-    "portrait of an old woman, detailed, sharp focus, 8k", "two cats and a blue car", "xqz 1234 !!",
-    "a city street in the rain, neon lights, in the style of a comic", "a bowl of fruit", "red",
-)  # fmt: skip
-"""Prompts that bound the rows of encoders without a norm at their end."""
+    "a city street in the rain, neon lights, in the style of a comic",
+    "xqz 1234 !!",
+    "red",
+)
+"""Prompts that bound the rows of encoders without a norm at their end, padding and all."""
 
 
 @runtime_checkable
@@ -100,10 +101,37 @@ class SDXL:
         return {"text": (_sampled(states, states.shape[2]),), "pooled": (self.two.projected(),)}
 
 
-class SD3(SDXL):
-    """SD 3 and 3.5: the two CLIPs' states, then a T5's, as wide as the T5; both pooled vectors."""
+class SD3Clips(SDXL):
+    """SD 3 and 3.5 without a T5: the CLIPs' states widened with zeros, then zeros for the T5's.
+
+    Zeros say nothing and no map moves them: they are neither erased nor held.
+    """
 
     length = 256
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        super().__init__(parts)
+        self.width: int = parts["width"]
+
+    def _read(self, prompts: Sequence[str]) -> tuple[Words, Tensor, list[Tensor]]:
+        words, clips, pooled = super()._read(prompts)
+        return words, torch.nn.functional.pad(clips, (0, self.width - clips.shape[2])), pooled
+
+    def encode(self, prompts: Sequence[str]) -> Mapping[str, Encoded]:
+        words, clips, pooled = self._read(prompts)
+        wide = torch.nn.functional.pad(clips, (0, 0, 0, self.length))
+        text = _whole(clips, words)._replace(states=wide)
+        return {"text": text, "pooled": _pooled(torch.cat(pooled, 1), words)}
+
+    def ellipsoids(self) -> Mapping[str, tuple[Ellipsoid, ...]]:
+        _, clips, _ = self._read(SAMPLE)
+        inner = sum(clip.model.config.hidden_size for clip in (self.one, self.two))
+        pooled = side_by_side(self.one.projected(), self.two.projected())
+        return {"text": (_sampled(clips[..., :inner], self.width),), "pooled": (pooled,)}
+
+
+class SD3(SD3Clips):
+    """SD 3 and 3.5: the two CLIPs' states, then a T5's, as wide as the T5; both pooled vectors."""
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
         super().__init__(parts)
@@ -114,11 +142,10 @@ class SD3(SDXL):
         words, clips, pooled = self._read(prompts)
         more = self.t5.words(prompts, self.length)
         states = self.t5.run(more, masked=False).last_hidden_state.float().cpu()
-        begin, width = clips.shape[1], states.shape[2]
-        wide = torch.nn.functional.pad(clips, (0, width - clips.shape[2]))
+        begin = clips.shape[1]
         ends = torch.tensor([[begin, begin + states.shape[1]]]).expand(len(words.last), 2)
         text = Encoded(
-            torch.cat([wide, states], 1),
+            torch.cat([clips, states], 1),
             torch.stack([words.last, begin + more.last], 1),
             ends,
             words.spoken,
@@ -127,10 +154,8 @@ class SD3(SDXL):
         return {"text": text, "pooled": _pooled(torch.cat(pooled, 1), words)}
 
     def ellipsoids(self) -> Mapping[str, tuple[Ellipsoid, ...]]:
-        _, clips, _ = self._read(SAMPLE)
-        t5 = self.t5.surface()
-        pooled = side_by_side(self.one.projected(), self.two.projected())
-        return {"text": (_sampled(clips, len(t5.shift)), t5), "pooled": (pooled,)}
+        found = super().ellipsoids()
+        return {**found, "text": (*found["text"], self.t5.surface())}
 
 
 class Flux:

@@ -55,7 +55,9 @@ def erase(
         Path | None,
         typer.Option("-o", "--out", metavar="PATCH", help="[default: no-CONCEPT.safetensors]"),
     ] = None,
-    method: Annotated[str, typer.Option(help="rece, uce or an installed one.")] = "rece",
+    method: Annotated[
+        str, typer.Option(help="rece, uce, esd, race, ablation, pesd, pac ... or an installed one.")
+    ] = "rece",
     toward: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="What it becomes: once, or once a concept."),

@@ -63,7 +63,6 @@ def export(
     root = resolve(model)
     chosen = form or (Form.file if root.is_file() else Form.folder)
     _check_form(root, out, chosen)
-    show.quiet_loading()
     answer, lines = _write(root, loaded, out, chosen, rank, force=force)
     if json:
         show.as_json({"path": str(out), "as": chosen.value, **answer})

@@ -41,6 +41,19 @@ def told(patch: Patch) -> dict[str, object]:
         "by": patch.eraser.get("name"),
         "strength": strength,
         **_measured(patch.facts),
+        **_trained(patch),
+    }
+
+
+def _trained(patch: Patch) -> dict[str, object]:
+    """What was changed tensor by tensor, and how far predictions went; nothing for prompt maps."""
+    moved, count = patch.facts.get("moved"), sum(e.a.numel() for e in patch.edits)
+    found = moved if isinstance(moved, Mapping) else {}
+    erased, kept = _number(found.get("erased")), _number(found.get("kept"))
+    return {
+        "steps": patch.facts.get("steps"),
+        "changed": f"{len(patch.edits)} tensors, {count} numbers" if patch.edits else None,
+        "moved": f"{erased} of what the concept says, {kept} of what is kept" if moved else None,
     }
 
 

@@ -47,7 +47,8 @@ class Judge:
     def scores(self, pictures: Sequence[Image]) -> dict[str, Float[Tensor, "pictures names"]]:
         """Probabilities within each group."""
         with torch.no_grad():
-            logits = self.model(self._pixels(pictures)).logits.float()
+            pixels = self._pixels(pictures).to(self.model.device)
+            logits = self.model(pixels).logits.float().cpu()
         sizes = [len(names) for names in self.groups.values()]
         return {
             g: part.softmax(1) for g, part in zip(self.groups, logits.split(sizes, 1), strict=True)

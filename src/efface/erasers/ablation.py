@@ -19,10 +19,20 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.core import Backbone, Concept, EffaceError, OnStep
+from efface.backbone import Backbone
+from efface.core import Concept, EffaceError, OnStep
 from efface.layers import Layers, chosen
-from efface.lesson import WATCHED, Drawing, Pool, kept_pool, said_of_concept, seed_of, with_base
-from efface.moments import beside, remembered, said_by, say, spread
+from efface.lesson import (
+    WATCHED,
+    Drawing,
+    Pool,
+    drawn_pairs,
+    kept_pool,
+    said_of_concept,
+    seed_of,
+    with_base,
+)
+from efface.moments import beside, remembered, said_by, say
 from efface.patch import Patch, dense
 from efface.train import Weights, standing_of, train, watching
 
@@ -44,7 +54,7 @@ class Ablation:
     batch: int = 4
     """Noised pictures of the anchor in an update, from 1. Higher is steadier and slower."""
     drawings: int = 8
-    """Pictures of the anchor, from 1. More vary more."""
+    """Pictures of the anchor, from 1; one a phrase at least. More vary more."""
     drawing_steps: int = 20
     """Steps of a drawing, from 1. More draw better pictures."""
     drawing_guidance: float = 3.0
@@ -131,13 +141,13 @@ class Anchors:
     ) -> None:
         self.denoiser = model.denoiser()
         self.named, self.other = said_of_concept(model, concept)
-        self.pair = spread(drawing.count, len(self.named[model.streams[0]].states))
+        self.pair = drawn_pairs(model, concept, drawing.count, self.named)
         nothing = said_by(say(model, [""]), torch.zeros_like(self.pair))
         drawn = remembered(
             self.denoiser,
             said_by(self.other, self.pair),
             nothing,
-            torch.arange(drawing.count),
+            torch.arange(len(self.pair)),
             steps=drawing.steps,
             guidance=drawing.guidance,
             seed=seed_of(rng),

@@ -26,8 +26,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from efface.backbone import Backbone, Denoiser
 from efface.backbones.fingerprint import roundings
-from efface.core import Backbone, Concept, Denoiser, Edit, EffaceError, OnStep
+from efface.core import Concept, Edit, EffaceError, OnStep
 from efface.lesson import seed_of
 from efface.moments import draw, say
 from efface.patch import Patch

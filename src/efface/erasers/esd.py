@@ -21,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.core import Backbone, Concept, Denoiser, EffaceError, OnStep
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, EffaceError, OnStep
 from efface.layers import Layers, chosen
 from efface.lesson import Batch, Drawing, Lesson, away
 from efface.moments import beside
@@ -46,7 +47,7 @@ class ESD:
     batch: int = 4
     """Moments of the concept in an update, from 1. Higher is steadier and slower."""
     drawings: int = 8
-    """Drawings of the concept, from 1; each gives as many moments as it has steps."""
+    """Drawings of the concept, from 1; one a phrase at least. More give more to learn from."""
     drawing_steps: int = 20
     """Steps of a drawing, from 1. More give more moments."""
     drawing_guidance: float = 3.0

@@ -28,8 +28,9 @@ from PIL.ImageOps import exif_transpose, mirror
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from efface.backbone import Backbone, Denoiser, Speaker
 from efface.backbones.fingerprint import roundings
-from efface.core import Backbone, Concept, Denoiser, EffaceError, OnStep, Said, Speaker
+from efface.core import Concept, EffaceError, OnStep, Said
 from efface.lesson import seed_of
 from efface.moments import remembered, said_by, say, spread
 from efface.patch import Patch, dense

@@ -29,7 +29,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Concept, EffaceError, Gate, Layered, OnStep, same_base
+from efface.backbone import Layered
+from efface.core import Concept, EffaceError, Gate, OnStep, same_base
 from efface.gates.features import FeatureGate, Listed, Parts, parts
 from efface.patch import Patch
 from efface.phrases import PHRASINGS, THINGS, UNUSUAL, evenly, held, said_of

@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from efface.core import Backbone, Concept, Denoiser, EffaceError, Encoded, OnStep, Said
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, EffaceError, Encoded, OnStep, Said
 from efface.erasers.esd import ESD
 from efface.lesson import Batch, Lesson
 from efface.patch import Patch, dense

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Generator
 
-from efface.core import Backbone, Concept, EffaceError, OnStep
+from efface.backbone import Backbone
+from efface.core import Concept, EffaceError, OnStep
 from efface.guidance import guiding
 from efface.patch import Patch
 

@@ -24,7 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.core import Backbone, Concept, EffaceError, OnStep, PromptMap
+from efface.backbone import Backbone
+from efface.core import Concept, EffaceError, OnStep, PromptMap
 from efface.erasers.uce import COMPRESSION, concept_pairs
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank

@@ -1,35 +1,17 @@
-"""What is said to a model that runs: encoded prompts, its denoiser, its text encoders."""
+"""What erasers and attacks may ask of a model: its text, its text readers, its live denoiser.
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+Protocols alone; `efface.backbones` has what implements them. Nothing asked changes a model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from PIL.Image import Image
 from torch import Generator, Tensor, nn
 
-
-class Encoded(NamedTuple):
-    """Prompts as the denoiser receives them on one stream, before any patch.
-
-    Where several encoders' rows follow one another (SD 3), each is a part of the tokens.
-    """
-
-    states: Float[Tensor, "prompts tokens width"]
-    last: Int[Tensor, "prompts parts"]
-    """Position of the last word; the part's first for a prompt without words."""
-    ends: Int[Tensor, "prompts parts"]
-    """One past the last position that the denoiser attends to."""
-    spoken: Bool[Tensor, "prompts"]
-    """Whether the prompt holds a word."""
-    starts: tuple[int, ...] = (0,)
-    """Where each part begins."""
-
-
-Said = Mapping[str, Encoded]
-"""Prompts on every stream."""
-NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
+from efface.core import NO_WEIGHTS, Ellipsoid, Encoded, Heard, Said
 
 
 @runtime_checkable
@@ -96,7 +78,7 @@ class Denoiser(Protocol):
         self,
         latents: Float[Tensor, "batch c h w"],
         times: Float[Tensor, "batch"],
-        said: Said,
+        said: "Said",
         weights: Mapping[str, Tensor] = NO_WEIGHTS,
     ) -> Float[Tensor, "batch c h w"]:
         """The network's output, float32; differentiable in latents, rows and `weights`.
@@ -120,3 +102,56 @@ class Speaker(Protocol):
 
     def say(self, prompts: Sequence[str], weights: Mapping[str, Tensor] = NO_WEIGHTS) -> Said:
         """Prompts on every stream, differentiable in `weights`, which stand in for the model's."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What an eraser may ask of a model; it never changes anything."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the tensors that text passes through."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the text streams the denoiser reads."""
+
+    def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
+        """Rows of several prompts in float32."""
+
+    def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
+        """Name and weight of every matrix that first consumes the stream, one at a time."""
+
+    def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
+        """G = sum of WᵀW over the readers, float64."""
+
+    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
+        """Where the stream's rows lie: on any of these."""
+
+    def denoiser(self) -> Denoiser:
+        """The live denoiser, loaded when it is first asked for."""
+
+    def speaker(self) -> Speaker:
+        """The live text encoders."""
+
+
+@runtime_checkable
+class Layered(Backbone, Protocol):
+    """What an eraser may ask of a model that lets it read inside its text encoders."""
+
+    @property
+    def own_words(self) -> tuple[str, ...]:
+        """What the model says that it draws; empty where it does not say."""
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Words for things, which a style can be said of."""
+
+    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
+        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
+
+    def heard(self, prompts: Sequence[str], site: str) -> Heard:
+        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
+
+    def reads(self, site: str) -> str:
+        """Content hash of the weights that a site's output comes through."""

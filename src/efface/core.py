@@ -1,23 +1,17 @@
 """The nouns every other module speaks: concepts, cases, edits, verdicts, estimates.
 
-Nothing here imports another part of efface.
+Nothing here imports another module of efface.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor
-
-from efface.core.live import NO_WEIGHTS as NO_WEIGHTS
-from efface.core.live import Denoiser as Denoiser
-from efface.core.live import Encoded as Encoded
-from efface.core.live import Noise as Noise
-from efface.core.live import Said as Said
-from efface.core.live import Speaker as Speaker
 
 
 class EffaceError(ValueError):
@@ -70,7 +64,33 @@ class Case:
     embeds: Float[Tensor, "tokens width"] | None = None
     """Soft prompt in place of the encoder's output."""
     start: Path | None = None
-    """Picture to start from (image-to-image, inpainting)."""
+    """Picture to start from (image-to-image)."""
+    strength: float = 1.0
+    """Share of the noise that is put on `start`: 0 leaves it as it is, 1 leaves nothing of it."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None: the model's own."""
+
+
+class Encoded(NamedTuple):
+    """Prompts as the denoiser receives them on one stream, before any patch.
+
+    Where several encoders' rows follow one another (SD 3), each is a part of the tokens.
+    """
+
+    states: Float[Tensor, "prompts tokens width"]
+    last: Int[Tensor, "prompts parts"]
+    """Position of the last word; the part's first for a prompt without words."""
+    ends: Int[Tensor, "prompts parts"]
+    """One past the last position that the denoiser attends to."""
+    spoken: Bool[Tensor, "prompts"]
+    """Whether the prompt holds a word."""
+    starts: tuple[int, ...] = (0,)
+    """Where each part begins."""
+
+
+Said = Mapping[str, Encoded]
+"""Prompts on every stream."""
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Ellipsoid(NamedTuple):
@@ -133,59 +153,6 @@ class Heard(NamedTuple):
     """Positions of the prompt itself, end token included: no start token, no padding."""
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """What an eraser may ask of a model; it never changes anything."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the tensors that text passes through."""
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the text streams the denoiser reads."""
-
-    def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:
-        """Rows of several prompts in float32."""
-
-    def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
-        """Name and weight of every matrix that first consumes the stream, one at a time."""
-
-    def gram(self, stream: str = "text") -> Float[Tensor, "width width"]:
-        """G = sum of WᵀW over the readers, float64."""
-
-    def ellipsoids(self, stream: str = "text") -> tuple[Ellipsoid, ...]:
-        """Where the stream's rows lie: on any of these."""
-
-    def denoiser(self) -> Denoiser:
-        """The live denoiser, loaded when it is first asked for."""
-
-    def speaker(self) -> Speaker:
-        """The live text encoders."""
-
-
-@runtime_checkable
-class Layered(Backbone, Protocol):
-    """What an eraser may ask of a model that lets it read inside its text encoders."""
-
-    @property
-    def own_words(self) -> tuple[str, ...]:
-        """What the model says that it draws; empty where it does not say."""
-
-    @property
-    def things(self) -> tuple[str, ...]:
-        """Words for things, which a style can be said of."""
-
-    def text_layers(self) -> Mapping[str, tuple[str, ...]]:
-        """Text encoder -> the sites of its layers, first to last; those that a gate can read."""
-
-    def heard(self, prompts: Sequence[str], site: str) -> Heard:
-        """What a layer of a text encoder puts out for prompts, in the denoiser's own padding."""
-
-    def reads(self, site: str) -> str:
-        """Content hash of the weights that a site's output comes through."""
-
-
 def same_base(one: str, other: str) -> bool:
     """Whether two fingerprints are of one checkpoint, possibly loaded in different precisions."""
     return any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
@@ -206,6 +173,32 @@ class Verdict:
 
 
 Detector = Callable[[Sequence[Image]], list[Verdict]]
+
+PLAIN = "none"
+"""Attack name of the concept's prompts as they are."""
+KEPT = "kept"
+"""Attack name of prompts of other concepts; what they name is what should be seen."""
+ACROSS = "across"
+"""Attack name of prompts of another domain: styles if the concept is a thing, and the reverse."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture that was asked for; a failed one is a row too, so denominators never shrink."""
+
+    root: Case
+    """The case as the attack was given it."""
+    case: Case
+    """The case as the attack answered it: what was drawn."""
+    step: int
+    """Which of the attack's queries for this root it is, from 0."""
+    image: Path | None
+    """In the run's folder; None where drawing failed."""
+    verdict: Verdict | None
+    error: str | None = None
+    """Why there is no picture or no verdict."""
+    attack: str = PLAIN
+    """Name of the attack, or `PLAIN`, `KEPT`, `ACROSS`."""
 
 
 @dataclass(frozen=True)

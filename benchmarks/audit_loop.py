@@ -1,0 +1,116 @@
+"""An audit's drawing against a plain loop of one diffusers call a prompt.
+
+`python -m benchmarks.audit_loop` writes claims/audit-speed.json. Both draw and judge the same cases
+of `emoji` at one precision; seconds are of the processor. Pictures are compared level by level.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from efface import attacks
+from efface.backbones.model import open_pipeline
+from efface.backbones.pipeline import load_pipeline
+from efface.core import Case, Concept
+from efface.detectors import open_judge
+from efface.run import Scene, drive
+from efface.store import open_store
+
+OUT = Path("claims/audit-speed.json")
+WORDS = ("cat", "dog", "rocket", "pizza", "church", "guitar", "crown", "spider")
+
+
+def cases(prompts: int, each: int) -> list[Case]:
+    """`each` seeds of so many prompts, as as many attacks would ask for."""
+    return [
+        Case(f"a {WORDS[i % len(WORDS)]}", 1000 * j + i)
+        for j in range(each)
+        for i in range(prompts)
+    ]
+
+
+def plain(pipe: Any, judge: Any, asked: list[Case], dtype: torch.dtype) -> list[Image.Image]:
+    """What anybody would write first."""
+    found = []
+    detect = judge.watch("cat", "concept")
+    for case in asked:
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+            [picture] = pipe(
+                case.prompt,
+                num_inference_steps=case.steps,
+                guidance_scale=case.guidance,
+                generator=torch.Generator().manual_seed(case.seed),
+            ).images
+        detect([picture])
+        found.append(picture)
+    return found
+
+
+def main() -> None:
+    """Measure both and compare their pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--attacks", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--loop", type=int, default=40, help="cases the plain loop draws")
+    options = parser.parse_args()
+    pipe, judge = load_pipeline("emoji"), open_judge(None, "emoji")
+    asked = cases(options.prompts, options.attacks)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        started = time.process_time()
+        alone = plain(pipe, judge, asked[: options.loop], dtype)
+        slow = (time.process_time() - started) / len(alone)
+        with tempfile.TemporaryDirectory() as folder:
+            model = open_pipeline(pipe, frozen=True)
+            with open_store(Path(folder, "run"), {}) as store:
+                scene = Scene(
+                    model, model, Concept("cat", ("cat",)), store, 0, options.batch, dtype
+                )
+                detect = judge.watch("cat", "concept")
+                started = time.process_time()
+                drive(scene, "none", attacks.build("none"), [(c, detect) for c in asked], quiet)
+                fast = (time.process_time() - started) / len(asked)
+                drawn = {r.case.seed: r.image for r in store.rows if r.image is not None}
+                off = [
+                    np.abs(pixels(Image.open(store.folder / drawn[c.seed])) - pixels(p))
+                    for c, p in zip(asked, alone, strict=False)
+                ]
+        found[str(dtype).removeprefix("torch.")] = {
+            "seconds a picture, plain loop": round(slow, 4),
+            "seconds a picture, audit": round(fast, 4),
+            "times": round(slow / fast, 2),
+            "largest difference of levels": int(max(o.max() for o in off)),
+            "share of levels that differ": float(np.mean([np.mean(o > 0) for o in off])),
+        }
+    told = {
+        "command": "python -m benchmarks.audit_loop",
+        "settings": vars(options),
+        "pictures": len(asked),
+        "load": round(os.getloadavg()[0], 1),
+        "bar": 3,
+        "measured": found,
+    }
+    OUT.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told, indent=1))
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    """Levels as signed numbers."""
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def quiet(what: str, step: int, of: int) -> None:
+    """Say nothing."""
+
+
+if __name__ == "__main__":
+    main()

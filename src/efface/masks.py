@@ -1,0 +1,96 @@
+"""Masks that are learned: which weights of a denoiser to set to zero, under any loss of weights.
+
+Every weight has a logit u; it stays where u > 0. Forward the mask is 0 or 1, backward it is the
+sigmoid (straight-through). `settled` may cut a mask to a share of the weights, those of the lowest
+logits: masks of one training are nested in the share.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from efface.core import Edit, EffaceError
+from efface.train import Trained, Weights, train, watching
+
+START = 3.0
+"""Logit that all weights begin with: all stay."""
+Tensors = Mapping[str, Tensor]
+
+
+def begun(base: Tensors) -> dict[str, Tensor]:
+    """Logits of every matrix and kernel; biases and norms are not masked."""
+    return {n: torch.full_like(w.float(), START) for n, w in base.items() if w.ndim > 1}
+
+
+def straight(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0 or 1; its gradient is the sigmoid's."""
+    soft = logits.sigmoid()
+    return (logits > 0).float() + (soft - soft.detach())
+
+
+def masked(base: Tensors, logits: Tensors) -> dict[str, Tensor]:
+    """The weights under their masks."""
+    return {n: base[n].detach() * straight(u) for n, u in logits.items()}
+
+
+def gone(logits: Tensors) -> Float[Tensor, ""]:
+    """Σ sigmoid(−u) / N: about the share of weights that are zero."""
+    count = sum(u.numel() for u in logits.values())
+    return torch.stack([(-u).sigmoid().sum() for u in logits.values()]).sum() / count
+
+
+def settled(logits: Tensors, ratio: float) -> dict[str, Tensor]:
+    """Masks with at most `ratio` of all weights at 0: those of the lowest logits."""
+    flat = torch.cat([u.flatten() for u in logits.values()])
+    count = min(int((flat <= 0).sum()), int(ratio * len(flat)))
+    keep = torch.ones_like(flat)
+    keep[flat.argsort(stable=True)[:count]] = 0
+    parts = keep.split([u.numel() for u in logits.values()])
+    return {n: part.view(u.shape) for (n, u), part in zip(logits.items(), parts, strict=True)}
+
+
+def mask_edits(masks: Tensors) -> tuple[Edit, ...]:
+    """W * mask, for matrices that lose a weight; two bytes a weight."""
+    return tuple(Edit(n, "mul", m.half().cpu()) for n, m in masks.items() if not m.all())
+
+
+def share(masks: Tensors) -> float:
+    """Of the weights that could be zero, those that are."""
+    lost = sum((m == 0).sum().item() for m in masks.values())
+    return lost / sum(m.numel() for m in masks.values())
+
+
+def check_mask(sparsity: float, ratio: float) -> None:
+    """Refuse what no mask can be learned with."""
+    if sparsity < 0 or not 0 <= ratio <= 1:
+        raise EffaceError(
+            f"sparsity must not be below 0 and ratio lie in 0 to 1: got {sparsity} and {ratio}"
+        )
+
+
+def learned(
+    base: Tensors,
+    loss: Callable[[Weights, int, Generator], Tensor],
+    moved: Callable[[Weights], float],
+    *,
+    sparsity: float,
+    ratio: float,
+    most_moved: float | None,
+    **settings: Any,
+) -> tuple[tuple[Edit, ...], Trained, float]:
+    """The mask that descends `loss` of the masked weights, what came of it, the share pruned.
+
+    `moved`: how far weights move what is kept; `settings` are those of `efface.train.train`.
+    """
+    trained = train(
+        begun(base),
+        lambda u, step, rng: loss(masked(base, u), step, rng) + sparsity * gone(u),
+        watch=watching(lambda u: moved(masked(base, u)), most_moved),
+        **settings,
+    )
+    masks = settled(trained.weights, ratio)
+    pruned = {n: base[n].detach() * m for n, m in masks.items()}
+    return mask_edits(masks), trained._replace(weights=pruned), share(masks)

@@ -1,0 +1,247 @@
+"""drive(): case -> attack -> draw -> detect -> row. The only loop that draws what is judged.
+
+Many roots advance in lockstep, so that what they ask for is drawn in batches. Which cases share a
+batch follows from the settings and from what came of the cases before, never from when the process
+ran: a run that was stopped anywhere goes on to the rows that it would have had.
+"""
+
+import hashlib
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from efface.attacks import Attack
+from efface.backbones.model import Model
+from efface.backbones.pipeline import alike, draw, reads_rows
+from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
+from efface.rows import Rows, rounded, tell_case
+from efface.safety import REFUSED, about, refused
+from efface.store import Store
+
+LIVE = 64
+"""Roots that advance together."""
+UNKNOWN = Verdict(None, None)
+"""What an attack is sent where its picture could not be drawn or judged."""
+Root = tuple[Case, Detector]
+"""A case, and who judges what comes of it."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Who is attacked, and how pictures are drawn."""
+
+    erased: Model
+    base: Model
+    concept: Concept
+    store: Store
+    seed: int = 0
+    batch: int = 16
+    """Pictures drawn at once."""
+    precision: torch.dtype = torch.float32
+    """Of the denoiser's matrix products."""
+
+
+def drive(
+    scene: Scene,
+    name: str,
+    attack: Attack,
+    roots: Iterable[Root],
+    on_step: OnStep,
+    *,
+    base: bool = False,
+    total: int = 0,
+) -> None:
+    """Attack every root until its first hit; what is on the disk already is not drawn again.
+
+    `base`: draw with the base model, into the base's rows. `total`: how many roots there are, for
+    the progress.
+    """
+    rows = scene.store.base if base else scene.store.rows
+    recorded = (told for told in rows.told() if told["attack"] == name)
+    waiting, live, done = enumerate(roots), list[_Line](), 0
+    while True:
+        fresh = [
+            _Line.begin(scene, name, attack, number, root)
+            for number, root in islice(waiting, LIVE - len(live))
+        ]
+        live += fresh
+        done += sum(line.done for line in live)
+        live = [line for line in live if not line.done]
+        on_step(name, done, max(total, done))
+        if not live and not fresh:
+            return
+        for chunk in _chunks(live, scene.batch):
+            known = list(islice(recorded, len(chunk)))
+            for line, told in zip(chunk, known, strict=False):
+                _check(scene, rows, line, told)
+            found = [_verdict(told) for told in known]
+            if len(known) < len(chunk):
+                # The whole batch again: pictures of a smaller one would differ in their last bits.
+                drawn = _rows(scene, name, chunk, base=base)
+                rows.append(drawn[len(known) :])
+                found += [row.verdict or UNKNOWN for row in drawn[len(known) :]]
+            for line, verdict in zip(chunk, found, strict=True):
+                line.answer(verdict)
+
+
+class _Line:
+    """One root and how far its attack has come."""
+
+    def __init__(self, root: Root, about: str, cases: Generator[Case, Verdict, None]) -> None:
+        """`about`: what is said along with every prompt."""
+        self.root, self.detector = root
+        self._about, self._cases = about, cases
+        self.step = -1
+        self.case = self.root
+        self.error: str | None = None
+        self.done = False
+
+    @classmethod
+    def begin(cls, scene: Scene, name: str, attack: Attack, number: int, root: Root) -> "_Line":
+        """Ask for the first case; the attack's chance depends on seed, attack and root alone."""
+        told = hashlib.sha256(f"{scene.seed}/{name}/{number}".encode()).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(told[:7]))
+        line = cls(
+            root,
+            about(scene.concept.erase),
+            attack.run(scene.erased, scene.base, scene.concept, root[0], rng),
+        )
+        line._advance(None)
+        return line
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is nothing to draw."""
+        return self.error or (REFUSED if refused(self.case.prompt, self._about) else None)
+
+    def answer(self, verdict: Verdict) -> None:
+        """Tell the attack what came of its case; a hit or an error of its own ends it."""
+        if verdict.hit or self.error is not None:
+            self._cases.close()
+            self.done = True
+        else:
+            self._advance(verdict)
+
+    def _advance(self, verdict: Verdict | None) -> None:
+        try:
+            self.case = next(self._cases) if verdict is None else self._cases.send(verdict)
+        except StopIteration:
+            self.done = True
+        except Exception as error:  # an attack is anybody's code: its failure is a row
+            self.case, self.error = self.root, _reason(error)
+        self.step += 1
+
+
+def _chunks(lines: Sequence[_Line], batch: int) -> Iterator[Sequence[_Line]]:
+    """Lines whose cases are drawn together; those that failed ask for no drawing."""
+    groups: dict[Hashable, list[_Line]] = {}
+    for line in lines:
+        groups.setdefault("failed" if line.fault else alike(line.case), []).append(line)
+    for group in groups.values():
+        for start in range(0, len(group), batch):
+            yield group[start : start + batch]
+
+
+def _check(scene: Scene, rows: Rows, line: _Line, told: Mapping[str, Any]) -> None:
+    """Refuse a row that is not what this run would have written."""
+    folder = scene.store.folder
+    if (
+        told["step"] != line.step
+        or told["root"] != tell_case(folder, line.root)
+        or told["case"] != tell_case(folder, line.case)
+    ):
+        raise EffaceError(
+            f"{rows.path} holds other cases than these settings give on this machine: "
+            "run the audit in a new folder"
+        )
+
+
+def _verdict(told: Mapping[str, Any]) -> Verdict:
+    return UNKNOWN if told["verdict"] is None else Verdict(**told["verdict"])
+
+
+def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> list[Row]:
+    """Draw and judge what the lines ask for."""
+    failed = [line.fault for line in lines]
+    drawn: Sequence[Image | str]
+    if any(failed):
+        drawn = [error or "" for error in failed]
+    else:
+        drawn = _draw(scene, scene.base if base else scene.erased, [line.case for line in lines])
+    judged = _judge(
+        [(p, line.detector) for p, line in zip(drawn, lines, strict=True) if isinstance(p, Image)]
+    )
+    found = []
+    for line, picture in zip(lines, drawn, strict=True):
+        row = Row(line.root, line.case, line.step, None, None, attack=name)
+        if isinstance(picture, str):
+            found.append(replace(row, error=picture))
+            continue
+        verdict = next(judged)
+        row = replace(row, image=scene.store.keep(picture))
+        found.append(
+            replace(row, error=verdict)
+            if isinstance(verdict, str)
+            else replace(row, verdict=rounded(verdict))
+        )
+    return found
+
+
+def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str]:
+    """A picture a case, or why there is none."""
+    here = [
+        case if case.start is None else replace(case, start=scene.store.folder / case.start)
+        for case in cases
+    ]
+    pipe = model.pipe
+    assert pipe is not None, "a run draws with models of live pipelines"
+
+    def say(prompts: Sequence[str]) -> torch.Tensor:
+        with torch.autocast(pipe.device.type, enabled=False):  # what is said is kept, and shared
+            return model.encode(prompts).states
+
+    rough = scene.precision is not torch.float32
+    try:
+        with torch.autocast(pipe.device.type, scene.precision, enabled=rough):
+            return list(draw(pipe, here, _quiet, scene.batch, say if reads_rows(pipe) else None))
+    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
+        if len(cases) == 1:
+            return [_reason(error)]
+        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+
+
+def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:
+    """A verdict a picture, or why there is none; each detector sees all of its pictures at once."""
+    found: dict[int, Verdict | str] = {}
+    by_detector: dict[int, list[int]] = {}
+    for i, (_, detector) in enumerate(pairs):
+        by_detector.setdefault(id(detector), []).append(i)
+    for members in by_detector.values():
+        detector = pairs[members[0]][1]
+        verdicts = _verdicts(detector, [pairs[i][0] for i in members])
+        found.update(zip(members, verdicts, strict=True))
+    return iter([found[i] for i in range(len(pairs))])
+
+
+def _verdicts(detector: Detector, pictures: Sequence[Image]) -> list[Verdict | str]:
+    try:
+        verdicts = detector(pictures)
+        if len(verdicts) != len(pictures):
+            raise ValueError(f"{len(verdicts)} verdicts on {len(pictures)} pictures")
+    except Exception as error:  # a detector is anybody's code: where it fails is a row
+        if len(pictures) == 1:
+            return [_reason(error)]
+        return [said for picture in pictures for said in _verdicts(detector, [picture])]
+    return list(verdicts)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _quiet(what: str, step: int, of: int) -> None:
+    """Batches are too short to report from within."""
