@@ -127,7 +127,7 @@ class Model:
                 yield name, self._fetch(name)[:, : reader.width]
 
     def weight(self, name: str) -> Tensor:
-        """A tensor of the denoiser or, where edits may name them, a text encoder."""
+        """A tensor of the denoiser or a text encoder."""
         return self._fetch(name)
 
     def _check(self, stream: str) -> None:
@@ -282,7 +282,7 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
     denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
-    bare = dict(denoiser.named_parameters())
+    bare = [n for n, _ in denoiser.named_parameters()]
     parts = {component: denoiser} | {part: getattr(pipe, part) for part in kind.encoders}
     tensors = spoken(
         (f"{part}/{n}", p) for part, module in parts.items() for n, p in module.named_parameters()
