@@ -113,8 +113,7 @@ class Model:
 
     def speaker(self) -> Speaker:
         """The live text encoders."""
-        _, weight = next(self.readers())
-        return LiveSpeaker(self.kind, self.text, weight.shape[1])
+        return LiveSpeaker(self.kind, self.text, next(self.readers())[1].shape[1])
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
