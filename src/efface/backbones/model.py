@@ -113,7 +113,7 @@ class Model:
 
     def speaker(self) -> Speaker:
         """The live text encoders."""
-        return LiveSpeaker(self.kind, self.text)
+        return LiveSpeaker(self.kind, self.text, next(self.readers())[1].shape[1])
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
@@ -126,7 +126,7 @@ class Model:
                 yield name, self._fetch(name)[:, : reader.width]
 
     def weight(self, name: str) -> Tensor:
-        """A tensor of the denoiser or, where edits may name them, a text encoder."""
+        """A tensor of the denoiser or a text encoder."""
         return self._fetch(name)
 
     def _check(self, stream: str) -> None:
@@ -240,12 +240,11 @@ def open_folder(root: Path) -> Model:
     component, denoiser = checkpoint.denoiser()
     kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
     files = checkpoint.where(component)
-    places = {
-        f"{part}/{name}": (file, name)
-        for part in kind.encoders
+    stored = spoken(
+        (f"{part}/{name}", (file, name))
+        for part in (component, *kind.encoders)
         for name, file in checkpoint.where(part).items()
-    }
-    stored = spoken(places.items()) | {f"{component}/{n}": (f, n) for n, f in files.items()}
+    )
 
     def fetch(name: str) -> Tensor:
         return checkpoint.tensor(*stored[name])
@@ -277,13 +276,11 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
     denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
-    bare = dict(denoiser.named_parameters())
-    said = [
-        (f"{part}/{name}", weight)
-        for part in kind.encoders
-        for name, weight in getattr(pipe, part).named_parameters()
-    ]
-    tensors = spoken(said) | {f"{component}/{name}": weight for name, weight in bare.items()}
+    bare = [n for n, _ in denoiser.named_parameters()]
+    parts = {component: denoiser} | {part: getattr(pipe, part) for part in kind.encoders}
+    tensors = spoken(
+        (f"{part}/{n}", p) for part, module in parts.items() for n, p in module.named_parameters()
+    )
     origin = pipe.config.get("_name_or_path")
     return Model(
         kind,

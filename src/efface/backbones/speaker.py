@@ -25,8 +25,9 @@ Item = TypeVar("Item")
 class LiveSpeaker:
     """Implements `core.Speaker`."""
 
-    def __init__(self, kind: Family, text: TextSide) -> None:
-        self._voice = _Voice(kind, text)
+    def __init__(self, kind: Family, text: TextSide, width: int) -> None:
+        """`width`: of the rows that the denoiser reads."""
+        self._voice = _Voice(kind, text, width)
         self._own = spoken(
             (name.replace(".", "/", 1), (name, weight))
             for name, weight in self._voice.named_parameters()
@@ -53,9 +54,9 @@ class LiveSpeaker:
 class _Voice(nn.Module):
     """The text encoders as one module that reads prompts."""
 
-    def __init__(self, kind: Family, text: TextSide) -> None:
+    def __init__(self, kind: Family, text: TextSide, width: int) -> None:
         super().__init__()
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = {"width": width}
         for name, encoder in zip(kind.encoders, text.encoders, strict=True):
             parts[name.replace("text_encoder", "tokenizer")] = encoder.tokenizer
             parts[name] = widened_for_good(frozen_view(encoder.model))
