@@ -8,7 +8,7 @@ noise. A weight is the concept's at a sampler call if it is among its row's top 
 concept's score and scores higher than without; a weight that is at enough of the first calls is
 set to zero. Nothing is trained.
 
-Deviations from the authors' code, read for its formulas alone (it has no licence): the prompts are
+Deviations from the authors' code: it has no licence and was read for its formulas. The prompts are
 ours. A concept is paired with kept things ("a house" and "a cat"; `against` "scenes" pairs scenes
 with the concept in them, as theirs); a style with the same things without it. A row's share is
 rounded up. Drawings are DDIM's, at times that lie anywhere in a step. The patch is a mask, a byte a
