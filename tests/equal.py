@@ -25,11 +25,11 @@ def contents(patch: Patch) -> dict[str, Any]:
         "base": patch.base,
         "facts": dict(patch.facts),
         "maps": [(m.encoder, bits(m.a), bits(m.b)) for m in patch.maps],
+        "edits": [(e.param, e.op, e.reads, bits(e.a), bits(e.b)) for e in patch.edits],
         "gates": [
             (g.site, g.kind, g.reads, dict(g.settings), {n: bits(t) for n, t in g.tensors.items()})
             for g in patch.gates
         ],
-        "edits": [(e.param, e.op, bits(e.a), bits(e.b)) for e in patch.edits],
     }
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from PIL.Image import Image
 from torch import Generator, Tensor, nn
 
 from efface.core import NO_WEIGHTS, Ellipsoid, Encoded, Heard, Said
@@ -77,13 +78,30 @@ class Denoiser(Protocol):
         self,
         latents: Float[Tensor, "batch c h w"],
         times: Float[Tensor, "batch"],
-        said: "Said",
+        said: Said,
         weights: Mapping[str, Tensor] = NO_WEIGHTS,
     ) -> Float[Tensor, "batch c h w"]:
         """The network's output, float32; differentiable in latents, rows and `weights`.
 
         `weights`: by name, tensors that stand in for the model's own.
         """
+
+    def latents(self, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:
+        """What pictures are to the denoiser, encoded as the model's own training would."""
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """The live text encoders; nothing asked of them changes them."""
+
+    def names(self) -> list[str]:
+        """Every parameter, by component/name; the name leaves out transformers' "text_model."."""
+
+    def weight(self, name: str) -> Tensor:
+        """One of them."""
+
+    def say(self, prompts: Sequence[str], weights: Mapping[str, Tensor] = NO_WEIGHTS) -> Said:
+        """Prompts on every stream, differentiable in `weights`, which stand in for the model's."""
 
 
 @runtime_checkable
@@ -112,6 +130,9 @@ class Backbone(Protocol):
 
     def denoiser(self) -> Denoiser:
         """The live denoiser, loaded when it is first asked for."""
+
+    def speaker(self) -> Speaker:
+        """The live text encoders."""
 
 
 @runtime_checkable

@@ -122,6 +122,8 @@ class Edit:
     op: Literal["add", "mul", "set"]
     a: Tensor
     b: Tensor | None = None
+    reads: str = ""
+    """Fingerprint of the tensor it was made for, where the base's does not cover it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from efface.backbones.checkpoint import Checkpoint
 from efface.backbones.gated import check_mergeable
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder
+from efface.backbones.speaker import spoken
 from efface.backbones.tensor_file import Stored, TensorFile
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder
@@ -76,7 +77,8 @@ def export_folder(
     model, checkpoint = open_folder(root), Checkpoint(root)
     checkpoint.check()
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    files, left_out = _sort(root, model.component)
+    edited = {model.component, *(name.partition("/")[0] for name in merge.changed)}
+    files, left_out = _sort(root, edited)
     mark = secrets.token_hex(8)
     fresh, old = (target.with_name(f".efface-{mark}.{kind}") for kind in ("new", "old"))
     try:
@@ -87,8 +89,8 @@ def export_folder(
             copy = fresh / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, copy)
-            if file.parts[0] == model.component and file.suffix == ".safetensors":
-                changed += _rewrite(checkpoint.open(root / file), copy, model.component, merge)
+            if file.parts[0] in edited and file.suffix == ".safetensors":
+                changed += _rewrite(checkpoint.open(root / file), copy, file.parts[0], merge)
         (fresh / STORY).write_text(told(patches) + "\n", encoding="utf-8")
         size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
         _swap(fresh, target, old)
@@ -99,7 +101,7 @@ def export_folder(
     return Exported(len(files) + 1, changed, size, left_out)
 
 
-def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
+def _sort(root: Path, edited: Collection[str]) -> tuple[list[Path], list[str]]:
     """Files to copy; files left out: hidden, or weights that would still know the concept."""
     files, left_out = list[Path](), list[str]()
     for path in sorted(root.rglob("*")):
@@ -109,7 +111,7 @@ def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
         hidden = any(part.startswith(".") for part in file.parts)
         weights = file.suffix in (*OTHER_WEIGHTS, ".safetensors")
         stale = weights and (
-            len(file.parts) == 1 or (file.parts[0] == component and file.suffix != ".safetensors")
+            len(file.parts) == 1 or (file.parts[0] in edited and file.suffix != ".safetensors")
         )
         if hidden or stale:
             left_out.append(str(file))
@@ -120,12 +122,12 @@ def _sort(root: Path, component: str) -> tuple[list[Path], list[str]]:
 
 def _rewrite(held: TensorFile, copy: Path, component: str, merge: Merge) -> int:
     """Overwrite the edited tensors in the copy of a safetensors file; returns how many."""
-
-    def new(name: str) -> Tensor:
-        return merge.weight(f"{component}/{name}", held.read(name))
-
-    names = sorted(n for n in held.header if f"{component}/{n}" in merge.changed)
-    overwrite(copy, ((held.header[n], new(n)) for n in names))
+    stored = spoken((f"{component}/{n}", n) for n in held.header)
+    names = sorted(merge.changed & stored.keys())
+    overwrite(
+        copy,
+        ((held.header[s], merge.weight(n, held.read(s))) for n in names for s in [stored[n]]),
+    )
     return len(names)
 
 

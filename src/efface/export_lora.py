@@ -66,6 +66,12 @@ def export_lora(
             f"{path} is of the family {kind}, for which there is no loader of LoRA in the form "
             f"{form!r}: export it as a folder"
         )
+    within = f"{model.component}/"
+    if told_to := [e.param for p in patches for e in p.edits if not e.param.startswith(within)]:
+        raise EffaceError(
+            f"the patch edits {told_to[0]}, and a LoRA is written of the denoiser alone: export "
+            "the whole model"
+        )
     factors = factorise(model, patches, on_step, rank)
     if form == "lora":
         tensors = diffusers_form(factors)
@@ -86,7 +92,8 @@ def export_lora(
 
 def _modules(model: Model, file: SingleFile | None) -> dict[str, str]:
     """Component/name of the denoiser's tensors -> the name that kohya's form makes its own of."""
-    bare = {n.removeprefix(f"{model.component}/"): n for n in model.names}
+    within = f"{model.component}/"
+    bare = {n.removeprefix(within): n for n in model.names if n.startswith(within)}
     if model.kind.name == "sd":
         known = {n: n for n in bare}
     elif file is None:

@@ -90,8 +90,9 @@ def draw(
     on_step: OnStep,
     weights: Mapping[str, Tensor] = NO_WEIGHTS,
     batch: int = 8,
+    first_steps: int | None = None,
 ) -> Moments:
-    """Draw with the model, or with `weights` in it, and keep every step.
+    """Draw with the model, or with `weights` in it, and keep every step, or the first few.
 
     Drawing i is of pair `pair[i]` of `named`, guided away from the same of `other`. Each batch
     takes its times anew, somewhere within each of `steps` parts of the schedule.
@@ -105,7 +106,7 @@ def draw(
         starts = latents
         both = beside(said_by(named, which), said_by(other, which))
         offset = torch.rand(1, generator=rng).item()
-        grid = denoiser.noise.grid(steps, offset)
+        grid = denoiser.noise.grid(steps, offset)[:first_steps]
         passed = list[Moments]()
         numbers = torch.arange(first, first + count)
         for i, (now, then) in enumerate(zip_longest(grid, grid[1:])):

@@ -30,8 +30,8 @@ FORMAT = 1
 """Version of the header; a reader refuses any other."""
 HEADER_LIMIT = 1 << 20
 """Bytes of story a header may hold."""
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a patch's numbers may be stored as."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool)
+"""What a patch's numbers may be stored as; a mask of zeros and ones as bool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Patch:
             "eraser": dict(self.eraser),
             "base": self.base,
             "maps": [m.encoder for m in self.maps],
-            "edits": [[e.param, e.op] for e in self.edits],
+            "edits": [[e.param, e.op, *filter(None, [e.reads])] for e in self.edits],
             "gates": [[g.site, g.kind, g.reads, dict(g.settings)] for g in self.gates],
             "facts": dict(self.facts),
             "made": {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions},
@@ -111,7 +111,7 @@ def _scaled(edit: Edit, strength: float) -> Edit:
     if edit.op == "add":
         return replace(edit, a=edit.a * strength)
     if edit.op == "mul":
-        return replace(edit, a=1 + (edit.a - 1) * strength)
+        return replace(edit, a=1 + (edit.a.float() - 1) * strength)
     raise EffaceError(f"the patch sets {edit.param} outright: only strength 1 can be asked of it")
 
 

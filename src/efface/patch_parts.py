@@ -36,6 +36,8 @@ def read_edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
     a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
     match entry:
         case [str(param), "add" | "mul" | "set" as op]:
+            reads = ""
+        case [str(param), "add" | "mul" | "set" as op, str(reads)]:
             pass
         case _:
             raise EffaceError(f"its {place} names no tensor to add to, multiply or set")
@@ -43,7 +45,7 @@ def read_edit(entry: Any, place: str, left: dict[str, Tensor]) -> Edit:
         raise EffaceError(f"its {place} has not the tensors that {op!r} needs")
     if b is not None and a.shape[1] != b.shape[0]:
         raise EffaceError(f"its {place} multiplies {tuple(a.shape)} with {tuple(b.shape)}")
-    return Edit(param, op, a, b)
+    return Edit(param, op, a, b, reads)
 
 
 def read_gate(entry: Any, place: str, left: dict[str, Tensor]) -> Gate:

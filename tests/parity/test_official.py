@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
-from efface.backbone import Backbone, Denoiser
+from efface.backbone import Backbone, Denoiser, Speaker
 from efface.backbones.merge import Merge
 from efface.backbones.readers import Reader
 from efface.core import Concept, Ellipsoid, Encoded
@@ -50,6 +50,9 @@ class Recorded:
         self.recording = recording
 
     def denoiser(self) -> Denoiser:
+        raise AssertionError("closed-form methods ask for none")
+
+    def speaker(self) -> Speaker:
         raise AssertionError("closed-form methods ask for none")
 
     def encode(self, prompts: Sequence[str], stream: str = "text") -> Encoded:

@@ -6,16 +6,18 @@ is told besides latents, time and rows stands here and nowhere else.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from efface.backbone import Noise
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
+from efface.backbones.guided import unguided
 from efface.backbones.noise import noise_of
 from efface.backbones.sites import Family
 from efface.core import NO_WEIGHTS, EffaceError, Encoded, Said
@@ -27,16 +29,18 @@ if TYPE_CHECKING:
 class LiveDenoiser:
     """Implements `efface.backbone.Denoiser`."""
 
-    def __init__(self, module: Any, kind: Family, noise: Noise, factor: int) -> None:
+    def __init__(
+        self, module: Any, kind: Family, noise: Noise, factor: int, vae: Callable[[], Any]
+    ) -> None:
         """`factor`: pixels a side that one latent stands for."""
         if kind.name == "flux":
             raise EffaceError(
                 "FLUX.1 was distilled to draw without an unconditional prediction, which methods "
                 "that train guide away from: erase with rece or uce"
             )
-        self.module = frozen_view(module)
+        self.module = unguided(frozen_view(module))
         self.noise: Noise = noise
-        self._kind, self._factor = kind, factor
+        self._kind, self._factor, self._vae = kind, factor, vae
         config: Any = module.config
         side = config.sample_size
         high, wide = (side, side) if isinstance(side, int) else side
@@ -84,6 +88,27 @@ class LiveDenoiser:
     def pixels(self) -> tuple[int, int]:
         """Height and width of a picture."""
         return self.shape[1] * self._factor, self.shape[2] * self._factor
+
+    @torch.no_grad()
+    def latents(self, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:
+        """What pictures of any size are to the denoiser: their code's mean, scaled."""
+        from diffusers.image_processor import VaeImageProcessor
+
+        vae = self._vae()
+        high, wide = self.pixels
+        pixels = VaeImageProcessor(vae_scale_factor=self._factor).preprocess(
+            [picture.convert("RGB") for picture in pictures], high, wide
+        )
+        code = vae.encode(pixels.to(vae.device, vae.dtype))
+        found = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latent
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        scaled: Tensor = (found - shift) * vae.config.scaling_factor
+        return scaled.float().to(self.device)
+
+
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps, or that it is."""
+    return getattr(module, "_orig_mod", module)
 
 
 def frozen_view(module: nn.Module) -> nn.Module:
@@ -176,14 +201,36 @@ def load_denoiser(checkpoint: Checkpoint, kind: Family) -> LiveDenoiser:
         raise EffaceError(f"{folder} does not load ({error}): download it again") from error
     if lost := found["missing_keys"]:
         raise EffaceError(f"{folder} lacks {min(lost)!r}: download it again")
-    return LiveDenoiser(module, kind, noise_of(str(scheduler[1]), config), _factor(vae))
+    noise = noise_of(str(scheduler[1]), config)
+    return LiveDenoiser(module, kind, noise, _factor(vae), lambda: _vae(checkpoint))
+
+
+def _vae(checkpoint: Checkpoint) -> Any:
+    import diffusers
+
+    folder = checkpoint.root / "vae"
+    checkpoint.where("vae")
+    named = str((checkpoint.index.get("vae") or [None, ""])[1])
+    if not named.startswith("Autoencoder"):
+        raise EffaceError(f"{checkpoint.root}: its vae is {named!r}, none that efface loads")
+    try:
+        return getattr(diffusers, named).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=checkpoint.variant("vae"),
+            low_cpu_mem_usage=False,
+        )
+    except DAMAGE as error:
+        raise EffaceError(f"{folder} does not load ({error}): download it again") from error
 
 
 def live_denoiser(pipe: "DiffusionPipeline", kind: Family) -> LiveDenoiser:
     """A live pipeline's own."""
     name = type(pipe.scheduler).__name__
     noise = noise_of(name, pipe.scheduler.config)
-    return LiveDenoiser(getattr(pipe, kind.component), kind, noise, _factor(pipe.vae.config))
+    module, factor = getattr(pipe, kind.component), _factor(pipe.vae.config)
+    return LiveDenoiser(module, kind, noise, factor, lambda: pipe.vae)
 
 
 def _factor(vae: Mapping[str, Any]) -> int:

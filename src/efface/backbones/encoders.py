@@ -46,6 +46,8 @@ class Encoder(ABC):
     """Special tokens ahead of the words."""
     after = 0
     """Special tokens behind them."""
+    live = False
+    """Whether gradients pass."""
     stack = ""
     """Name of its list of layers; empty where prompts are not alone in it."""
 
@@ -90,7 +92,7 @@ class Encoder(ABC):
         """The model's output; `masked`: padding is hidden from it."""
         device = self.model.device
         mask = words.mask.to(device) if masked else None
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.live and torch.is_grad_enabled()):
             return self.model(words.ids.to(device), attention_mask=mask, **options)
 
 

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+from efface.backbones.guided import Guided
 from efface.backbones.layers import find
 from efface.backbones.listen import Listener, stand
 from efface.backbones.model import Model
 from efface.core import EffaceError, Gate, same_base
-from efface.gates import build
+from efface.gates import GUIDES, build
 from efface.patch import Patch
 
 
 def check_gates(model: Model, gates: Sequence[Gate]) -> None:
     """Refuse gates that another model's weights were read by."""
-    found = {site: model.reads(site) for site in {gate.site for gate in gates}}
-    for gate in gates:
+    networks = [gate for gate in gates if gate.kind not in GUIDES]  # the base is a guide's
+    found = {site: model.reads(site) for site in {gate.site for gate in networks}}
+    for gate in networks:
         if not same_base(gate.reads, found[gate.site]):
             raise EffaceError(
                 f"the patch's gate at {gate.site} was fitted on weights {gate.reads} but the "
@@ -38,6 +40,11 @@ def attach(pipe: Any, model: Model, gates: Sequence[Gate]) -> None:
     listeners = dict[str, Listener]()
     for gate in gates:
         component, _, name = gate.site.partition("/")
+        if gate.kind in GUIDES:
+            if component != model.component or name:
+                raise EffaceError(f"a guide stands at {model.component}/, not at {gate.site}")
+            Guided(build(gate)).hang(getattr(pipe, component))
+            continue
         module: Any
         if component == model.component:
             module, listener = getattr(pipe, component).get_submodule(name), None

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from efface.backbones.fingerprint import roundings
 from efface.backbones.readers import Reader
 from efface.core import Edit, EffaceError, PromptMap, same_base
 from efface.patch import Patch
@@ -48,6 +49,12 @@ class Merge:
 
     def weight(self, name: str, old: Tensor) -> Tensor:
         """The new tensor in the old one's dtype and device; computed in float64 on the CPU."""
+        for edit in (e for p in self.patches for e in p.edits if e.param == name and e.reads):
+            if not same_base(edit.reads, found := roundings([old])):
+                raise EffaceError(
+                    f"the patch's edit of {name} was fitted on {edit.reads} but the model's is "
+                    f"{found}: fit it again on this model"
+                )
         merged = torch.empty(old.shape, dtype=old.dtype)
         if any(edit.param == name for patch in self.patches for edit in patch.edits):
             pieces = [(merged, old)]

@@ -9,14 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.backbone import Denoiser
+from efface.backbone import Denoiser, Speaker
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
-from efface.backbones.denoiser import live_denoiser, load_denoiser
+from efface.backbones.denoiser import live_denoiser, load_denoiser, uncompiled
 from efface.backbones.encoders import Clip
 from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
@@ -24,6 +24,7 @@ from efface.backbones.layers import hear, identity, sites
 from efface.backbones.parts import load_norms, load_parts
 from efface.backbones.readers import Reader, readers
 from efface.backbones.sites import Family, family
+from efface.backbones.speaker import LiveSpeaker, spoken
 from efface.backbones.text import TextSide
 from efface.backbones.token_reader import TokenReader
 from efface.backbones.words import Words, words_of
@@ -57,7 +58,7 @@ class Model:
         frozen: bool = False,
         pipe: "DiffusionPipeline | None" = None,
     ) -> None:
-        """`where`: names of the readers; `names`: of the denoiser's tensors, which `fetch` gets.
+        """`where`: names of the readers; `names`: of all tensors that `fetch` gets.
 
         `load_text` is told how wide the rows are that the denoiser reads.
         `norms`: the encoders' last norms, where they can be had without the encoders. `frozen`:
@@ -110,6 +111,10 @@ class Model:
     def _denoiser(self) -> Denoiser:
         return self._load_denoiser()
 
+    def speaker(self) -> Speaker:
+        """The live text encoders."""
+        return LiveSpeaker(self.kind, self.text)
+
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:
         """Name and weight of every matrix that first consumes the stream, one at a time.
 
@@ -121,7 +126,7 @@ class Model:
                 yield name, self._fetch(name)[:, : reader.width]
 
     def weight(self, name: str) -> Tensor:
-        """A tensor of the denoiser, by component/name."""
+        """A tensor of the denoiser or, where edits may name them, a text encoder."""
         return self._fetch(name)
 
     def _check(self, stream: str) -> None:
@@ -235,10 +240,15 @@ def open_folder(root: Path) -> Model:
     component, denoiser = checkpoint.denoiser()
     kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
     files = checkpoint.where(component)
+    places = {
+        f"{part}/{name}": (file, name)
+        for part in kind.encoders
+        for name, file in checkpoint.where(part).items()
+    }
+    stored = spoken(places.items()) | {f"{component}/{n}": (f, n) for n, f in files.items()}
 
     def fetch(name: str) -> Tensor:
-        bare = name.removeprefix(f"{component}/")
-        return checkpoint.tensor(files[bare], bare)
+        return checkpoint.tensor(*stored[name])
 
     return Model(
         kind,
@@ -248,7 +258,7 @@ def open_folder(root: Path) -> Model:
             lambda site: site.width and site.width(checkpoint.config(component)),
             str(root),
         ),
-        [f"{component}/{name}" for name in files],
+        stored,
         fetch,
         lambda width: kind.text({"width": width, **load_parts(checkpoint, kind)}),
         words_of(root),
@@ -256,11 +266,6 @@ def open_folder(root: Path) -> Model:
         norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
     )
-
-
-def uncompiled(module: Any) -> Any:
-    """The module that `torch.compile` wraps, or that it is."""
-    return getattr(module, "_orig_mod", module)
 
 
 def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
@@ -272,8 +277,13 @@ def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:
     denoiser = uncompiled(getattr(pipe, component))
     encoders = [e for e in Checkpoint.ENCODERS if getattr(pipe, e, None) is not None]
     kind = family(name, type(denoiser).__name__, encoders, name)
-    tensors = {f"{component}/{n}": p for n, p in denoiser.named_parameters()}
-    bare = [n.removeprefix(f"{component}/") for n in tensors]
+    bare = dict(denoiser.named_parameters())
+    said = [
+        (f"{part}/{name}", weight)
+        for part in kind.encoders
+        for name, weight in getattr(pipe, part).named_parameters()
+    ]
+    tensors = spoken(said) | {f"{component}/{name}": weight for name, weight in bare.items()}
     origin = pipe.config.get("_name_or_path")
     return Model(
         kind,

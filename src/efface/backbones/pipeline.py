@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
+from efface.backbones.denoiser import uncompiled
 from efface.backbones.gated import attach, check_gates
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_pipeline, uncompiled
+from efface.backbones.model import open_pipeline
+from efface.backbones.speaker import spoken
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
 
@@ -183,20 +185,23 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     denoiser is not compiled.
     """
     model = open_pipeline(pipe)
-    component = model.component
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    view = _view(uncompiled(getattr(pipe, component)))
-    for name in merge.changed:
-        owner, _, leaf = name.removeprefix(f"{component}/").rpartition(".")
-        new = torch.nn.Parameter(merge.weight(name, model.weight(name)), requires_grad=False)
-        setattr(view.get_submodule(owner), leaf, new)
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
-    setattr(erased, component, view)
+    changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
+    for component in {model.component, *(name.partition("/")[0] for name in changed)}:
+        view = _view(uncompiled(getattr(pipe, component)))
+        setattr(erased, component, view)
+        real = spoken((f"{component}/{name}", name) for name, _ in view.named_parameters())
+        for name in changed.keys() & real.keys():
+            owner, _, leaf = real[name].rpartition(".")
+            new = torch.nn.Parameter(changed[name], requires_grad=False)
+            setattr(view.get_submodule(owner), leaf, new)
     gates = [gate for patch in patches for gate in patch.gates]
     check_gates(model, gates)
-    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != component}
+    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != model.component}
     for name in encoders:
-        setattr(erased, name, _view(getattr(pipe, name)))
+        if getattr(erased, name) is getattr(pipe, name):
+            setattr(erased, name, _view(getattr(pipe, name)))
     attach(erased, open_pipeline(erased), gates)
     return erased
 

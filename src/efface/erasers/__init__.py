@@ -24,12 +24,17 @@ class Eraser(Protocol):
 
 REGISTRY = {
     "ablation": "efface.erasers.ablation:Ablation",
+    "conceptprune": "efface.erasers.conceptprune:ConceptPrune",
     "esd": "efface.erasers.esd:ESD",
+    "fsu": "efface.erasers.fsu:FSU",
     "itd": "efface.erasers.itd:ItD",
+    "negative": "efface.erasers.negative:Negative",
     "pac": "efface.erasers.pac:PAC",
     "pesd": "efface.erasers.pesd:PESD",
     "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
+    "sld": "efface.erasers.sld:SLD",
+    "speed": "efface.erasers.speed:SPEED",
     "uce": "efface.erasers.uce:UCE",
 }
 """Method name -> module:class."""

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 REGISTRY = {
     "features": "efface.gates.features:FeatureGate",
+    "negative": "efface.gates.guides:NegativeGuide",
+    "sld": "efface.gates.guides:SafeGuide",
 }
 """Kind -> module:class."""
+GUIDES = ("negative", "sld")
+"""Kinds that act on the halves of a guided prediction, at the denoiser's door (see `guides`)."""
 
 
 @runtime_checkable
@@ -38,12 +42,12 @@ class Kind(Protocol):
     """The class of a kind."""
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> Network:
+    def build(cls, settings: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> Any:
         """The network, or an `EffaceError` that says what of these is not as it must be."""
 
 
-def build(gate: "Gate") -> Network:
-    """The network of a gate."""
+def build(gate: "Gate") -> Any:
+    """The network of a gate, or its guide."""
     from efface.core import EffaceError
 
     if gate.kind not in REGISTRY:
