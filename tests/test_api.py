@@ -190,7 +190,7 @@ def test_contradictory_keep_is_refused(kept: str, tiny: Path) -> None:
 def test_other_bad_input(tiny: Path, pipe: DiffusionPipeline) -> None:
     with pytest.raises(EffaceError, match="nothing to erase"):
         efface.erase(tiny)
-    with pytest.raises(EffaceError, match="no method 'magic': choose one of .*rece, "):
+    with pytest.raises(EffaceError, match=r"no method 'magic': choose one of .*rece, "):
         efface.erase(tiny, "cat", method="magic")
     with pytest.raises(EffaceError, match="uce has no setting 'epochs'"):
         efface.erase(tiny, "cat", method="uce", epochs=3)
