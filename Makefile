@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -45,6 +45,12 @@ left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a 
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
 	$(BIN)/python -m studies.emoji_erasure
+
+study: .venv/.dev ## Every closed-form method on eight concepts, attacked (hours; resumes)
+	mkdir -p runs
+	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
+	cp runs/emoji/study.json claims/study-emoji.json
+	$(BIN)/efface leaderboard claims/study-emoji.json -o docs/leaderboard.md --force
 
 esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
 	$(BIN)/python -m studies.esd_cost

@@ -110,13 +110,10 @@ def found(pipe: Any, judge: Judge, word: str) -> list[bool]:
     return [name == word for name in judge.names(pictures)]
 
 
-def one(word: str) -> dict[str, Any]:
-    """Both, until nothing is found."""
-    pipe, judge = efface.pipeline("emoji"), reporting()
-    before = found(pipe, judge, word)
-    theirs, mine = list[dict[str, Any]](), list[dict[str, Any]]()
-    begun = time.process_time()
-    spent = 0.0
+def by_literal(word: str) -> list[dict[str, Any]]:
+    """The transcription's looks, until nothing is found."""
+    pipe, judge, looks = efface.pipeline("emoji"), reporting(), list[dict[str, Any]]()
+    begun, spent = time.process_time(), 0.0
 
     def look(update: int, unet: Any, rows: int) -> bool:
         nonlocal spent
@@ -125,32 +122,39 @@ def one(word: str) -> dict[str, Any]:
         view.unet = unet
         seen = found(view, judge, word)
         spent = time.process_time() - begun - seconds
-        row = {"updates": update, "rows": rows, "cpu seconds": seconds, "found": share(seen)}
-        theirs.append(row)
-        print(word, "literal", row, flush=True)
+        looks.append(row(update, rows, seconds, seen))
         return not any(seen)
 
     literal(pipe, word, max(LOOKS), look)
+    return looks
+
+
+def by_ours(word: str) -> list[dict[str, Any]]:
+    """Ours, trained anew for every look."""
+    pipe, judge, looks = efface.pipeline("emoji"), reporting(), list[dict[str, Any]]()
     for steps in LOOKS:
         erased, rows, seconds = ours(pipe, word, steps)
         seen = found(erased, judge, word)
-        row = {"updates": steps, "rows": rows, "cpu seconds": seconds, "found": share(seen)}
-        mine.append(row)
-        print(word, "ours", row, flush=True)
+        looks.append(row(steps, rows, seconds, seen))
         if not any(seen):
             break
-    return {"erased": word, "before": share(before), "literal": theirs, "ours": mine}
+    return looks
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=CONCEPTS)
-    only = parser.parse_args().only
-    torch.set_num_threads(1)
-    known = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
-    wanted = [c for c in CONCEPTS if only in (None, c)]
-    kept = [row for row in known if row["erased"] not in wanted]
-    rows = kept + [one(c) for c in wanted]
+def row(updates: int, rows: int, seconds: float, seen: list[bool]) -> dict[str, Any]:
+    """One look."""
+    told = {"updates": updates, "rows": rows, "cpu seconds": seconds, "found": share(seen)}
+    print(told, flush=True)
+    return told
+
+
+LOOPS = {"literal": by_literal, "ours": by_ours}
+
+
+def record(word: str, loop: str, looks: list[dict[str, Any]]) -> None:
+    """Into the report, beside what is there."""
+    known = json.loads(OUT.read_text())["looks"] if OUT.exists() else {}
+    known.setdefault(word, {})[loop] = looks
     report = {
         "command": "make esd-cost",
         "efface": efface.__version__,
@@ -158,6 +162,17 @@ if __name__ == "__main__":
         "eta": ETA,
         "drawing steps": STEPS,
         "drawing guidance": CFG,
-        "rows": rows,
+        "looks": known,
     }
     OUT.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=CONCEPTS)
+    parser.add_argument("--loop", choices=LOOPS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for word in (c for c in CONCEPTS if given.only in (None, c)):
+        for loop in (n for n in LOOPS if given.loop in (None, n)):
+            record(word, loop, LOOPS[loop](word))

@@ -111,10 +111,10 @@ def one(world: World, name: str, **settings: Any) -> dict[str, Any]:
     return row
 
 
-def many(world: World, count: int, **settings: Any) -> dict[str, Any]:
+def many(world: World, count: int) -> dict[str, Any]:
     """Many objects erased at once, evenly taken."""
     names = world.things[:: len(world.things) // count][:count]
-    pipe, row = world.erase(names, **settings)
+    pipe, row = world.erase(names)
     wanted, seeds = [(PLAIN.format(n), n) for n in names], max(1, 10 // count)
     row["plain before"] = world.found(world.pipe, wanted, seeds)
     row["plain after"] = world.found(pipe, wanted, seeds)
@@ -152,16 +152,17 @@ def line(row: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", choices=SETS, default="reporting")
+    parser.add_argument("--rows", nargs="+", help="some of them: objects, or counts of many")
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of itd's settings")
     options = parser.parse_args()
     world, rows = World(options.set), list[dict[str, Any]]()
+    counts = [str(count) for count in MANY] if options.set == "reporting" else []
     print(HEAD, flush=True)
-    for name in SETS[options.set]["objects"]:
-        rows.append(one(world, name, **options.settings))
-        print(line(rows[-1]), flush=True)
-    for count in MANY if options.set == "reporting" else ():
-        rows.append(many(world, count, **options.settings))
-        print(line(rows[-1]), flush=True)
-    if options.set == "reporting" and not options.settings:
-        told = {"command": "make itd-report", "rows": rows}
-        OUT.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    for asked in options.rows or [*SETS[options.set]["objects"], *counts]:
+        row = many(world, int(asked)) if asked in counts else one(world, asked, **options.settings)
+        print(line(row), flush=True)
+        rows.append(row)
+        if options.set == "reporting" and not options.settings:
+            told = {"command": "make itd-report", "rows": rows}
+            options.out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")

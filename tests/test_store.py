@@ -13,7 +13,7 @@ import pytest
 from PIL.Image import Image
 
 from efface.core import Case, EffaceError, Row, Verdict
-from efface.store import open_store, read
+from efface.store import open_store, read, seconds
 
 ASKED = {"efface": "1", "base": "aa", "erased": "bb", "count": 3}
 
@@ -53,6 +53,17 @@ def test_half_a_line_is_cut_off(tmp_path: Path, torn: int) -> None:
         assert [r.root.seed for r in store.rows] == [0]
         store.rows.append([row(1)])
     assert path.read_bytes() == whole
+
+
+def test_a_run_that_is_being_written_can_be_read(tmp_path: Path) -> None:
+    with open_store(tmp_path / "run", ASKED) as store:
+        store.rows.append([row(0), row(1)])
+        store.note({"attack": "none", "seconds": 1.5})
+        store.note({"attack": "seeds", "seconds": 2.0})
+        whole = store.rows.path.read_bytes()
+        store.rows.path.write_bytes(whole[:-5])
+        assert [r.root.seed for r in read(tmp_path / "run").rows] == [0]
+    assert seconds(tmp_path / "run") == 3.5
 
 
 def test_only_half_a_line_leaves_nothing(tmp_path: Path) -> None:
@@ -175,6 +186,7 @@ def written(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.glob("*.jsonl"))
 
 
+@pytest.mark.timeout(1200)  # 22 processes; a busy machine starts them slowly
 def test_killed_twenty_times_it_ends_the_same(
     tiny_patch: Path, tmp_path: Path, spawn: Callable[..., Any]
 ) -> None:

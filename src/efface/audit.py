@@ -24,6 +24,7 @@ from efface.output import write_whole
 from efface.patch import load
 from efface.prompt_file import Counted, PromptFile
 from efface.prompts import Asked, retained, spot, targets
+from efface.provenance import provenance
 from efface.run import Root, Scene, drive
 from efface.store import Run, Store, open_store, read
 from efface.summary import summary
@@ -92,7 +93,8 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "precision": str(precision).removeprefix("torch."),
         "device": pipe.device.type,
     }
-    with open_store(out, story, {"model": model, "erased": erased}) as store:
+    named = {"model": model, "erased": erased, "patch": provenance(erased)}
+    with open_store(out, story, named) as store:
         scene = Scene(attacked, base, concept, store, asked.seed, asked.batch, precision)
         if not (out / "table.json").exists():
             _draw_all(scene, chosen, bench, on_step)

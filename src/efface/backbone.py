@@ -78,7 +78,7 @@ class Denoiser(Protocol):
         self,
         latents: Float[Tensor, "batch c h w"],
         times: Float[Tensor, "batch"],
-        said: "Said",
+        said: Said,
         weights: Mapping[str, Tensor] = NO_WEIGHTS,
     ) -> Float[Tensor, "batch c h w"]:
         """The network's output, float32; differentiable in latents, rows and `weights`.

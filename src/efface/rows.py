@@ -38,6 +38,8 @@ class Rows:
             return
         with self.path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
+                if not line.endswith("\n"):
+                    return  # another process is writing it
                 try:
                     yield json.loads(line)
                 except ValueError as error:

@@ -35,9 +35,9 @@ def own_captions(model: Layered) -> Captions:
     return said(model.things or model.own_words, others, count, seed=0)
 
 
-def own(model: Layered, site: str, on_step: OnStep, recipe: Recipe = RECIPE) -> TopK:
+def own(model: Layered, site: str, on_step: OnStep, recipe: Recipe | None = None) -> TopK:
     """The autoencoder of a layer, learned now or before."""
-    run = Learning(model, site, own_captions(model), recipe)
+    run = Learning(model, site, own_captions(model), recipe or RECIPE)
     told = json.dumps(run.identity, sort_keys=True)
     folder = cache_folder() / f"sae-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
     found = _known(folder)

@@ -83,8 +83,8 @@ def open_store(
         for left in folder.rglob(".efface-*.tmp"):
             left.unlink()
         store = Store(folder, wanted, lock)
-        store.rows.mend()
-        store.base.mend()
+        for rows in (store.rows, store.base, Rows(folder, "sessions")):
+            rows.mend()
     except BaseException:
         lock.release()
         raise

@@ -66,10 +66,11 @@ SHORT = {
     "steps": 4,
     "erase_steps": 2,
     "attack_steps": 2,
-    "rate": 1e-2,
+    "rate": 3e-3,
     "drawings": 2,
     "drawing_steps": 4,
     "keep_drawings": 4,
+    "keep_weight": 30.0,
     "pairs": 2,
     "calls": 2,
     "warmup": 0,
@@ -244,7 +245,7 @@ def test_unknown_settings_are_refused(name: str) -> None:
         erasers.build(name, "none such")
     found = describe(erasers.find(name))
     wrong: dict[str, Any]
-    for field in (s.name for s in found if s.name in {"ridge", "rate", "margin", "ratio"}):
+    for field in (s.name for s in found if s.name in ("ridge", "rate", "ratio", "margin")):
         wrong = {field: 0.0}
         with pytest.raises(EffaceError, match=field):
             erasers.build(name, **wrong)

@@ -106,6 +106,11 @@ class LiveDenoiser:
         return scaled.float().to(self.device)
 
 
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps, or that it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def frozen_view(module: nn.Module) -> nn.Module:
     """A copy of the tree of modules around the same storage; nothing in it asks for gradients."""
     held = [*module.parameters(), *module.buffers()]

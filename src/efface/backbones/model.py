@@ -9,14 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from efface.backbone import Denoiser, Speaker
 from efface.backbones.checkpoint import COMPONENTS, Checkpoint
-from efface.backbones.denoiser import live_denoiser, load_denoiser
+from efface.backbones.denoiser import live_denoiser, load_denoiser, uncompiled
 from efface.backbones.encoders import Clip
 from efface.backbones.fingerprint import roundings
 from efface.backbones.gram import cached, gram
@@ -265,11 +265,6 @@ def open_folder(root: Path) -> Model:
         norms=lambda: load_norms(checkpoint, kind),
         frozen=True,
     )
-
-
-def uncompiled(module: Any) -> Any:
-    """The module that `torch.compile` wraps, or that it is."""
-    return getattr(module, "_orig_mod", module)
 
 
 def open_pipeline(pipe: "DiffusionPipeline", *, frozen: bool = False) -> Model:

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
+from efface.backbones.denoiser import uncompiled
 from efface.backbones.gated import attach, check_gates
 from efface.backbones.merge import Merge
-from efface.backbones.model import open_pipeline, uncompiled
+from efface.backbones.model import open_pipeline
 from efface.backbones.speaker import spoken
 from efface.core import Case, EffaceError, OnStep
 from efface.patch import Patch
@@ -185,12 +186,9 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
     """
     model = open_pipeline(pipe)
     merge = Merge(patches, model.fingerprint, model.where, model.names)
-    gates = [gate for patch in patches for gate in patch.gates]
-    check_gates(model, gates)
-    changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
-    touched = [*changed, *(gate.site for gate in gates)]
     erased = copy.copy(pipe)  # settings, origin and all other parts are the original's
-    for component in {model.component, *(name.partition("/")[0] for name in touched)}:
+    changed = {name: merge.weight(name, model.weight(name)) for name in merge.changed}
+    for component in {model.component, *(name.partition("/")[0] for name in changed)}:
         view = _view(uncompiled(getattr(pipe, component)))
         setattr(erased, component, view)
         real = spoken((f"{component}/{name}", name) for name, _ in view.named_parameters())
@@ -198,6 +196,12 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
             owner, _, leaf = real[name].rpartition(".")
             new = torch.nn.Parameter(changed[name], requires_grad=False)
             setattr(view.get_submodule(owner), leaf, new)
+    gates = [gate for patch in patches for gate in patch.gates]
+    check_gates(model, gates)
+    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != model.component}
+    for name in encoders:
+        if getattr(erased, name) is getattr(pipe, name):
+            setattr(erased, name, _view(getattr(pipe, name)))
     attach(erased, open_pipeline(erased), gates)
     return erased
 

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from efface import __version__
-from efface.cli import audit, draw, erase, export, info, models, push, train_sae
+from efface.cli import (
+    audit,
+    card,
+    compare,
+    draw,
+    erase,
+    export,
+    info,
+    leaderboard,
+    models,
+    push,
+    report,
+    train_sae,
+)
 from efface.cli.show import one_line
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -29,6 +42,10 @@ app.command("draw")(draw.draw)
 app.command("erase", cls=erase.WithSettings)(erase.erase)
 app.command("info")(info.info)
 app.command("audit")(audit.audit)
+app.command("report")(report.report)
+app.command("card")(card.card)
+app.command("compare")(compare.compare)
+app.command("leaderboard")(leaderboard.leaderboard)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("train-sae")(train_sae.train_sae)

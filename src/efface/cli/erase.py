@@ -56,7 +56,7 @@ def erase(
         typer.Option("-o", "--out", metavar="PATCH", help="[default: no-CONCEPT.safetensors]"),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="rece, uce, esd, race, ablation, pesd, pac ... or an installed one.")
+        str, typer.Option(help="rece, uce, itd, esd, race, ablation ... or an installed one.")
     ] = "rece",
     toward: Annotated[
         list[str] | None,

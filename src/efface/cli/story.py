@@ -40,7 +40,7 @@ def told(patch: Patch) -> dict[str, object]:
         "said of": f"{len(concept.within)} things" if concept.within else None,
         "by": patch.eraser.get("name"),
         "strength": strength,
-        **_measured(patch.facts),
+        **(_alarms(patch.facts) if patch.gates else _measured(patch.facts)),
         **_trained(patch),
     }
 
@@ -55,6 +55,17 @@ def _trained(patch: Patch) -> dict[str, object]:
         "changed": f"{len(patch.edits)} tensors, {count} numbers" if patch.edits else None,
         "moved": f"{erased} of what the concept says, {kept} of what is kept" if moved else None,
     }
+
+
+def _alarms(facts: Mapping[str, Any]) -> dict[str, object]:
+    """How often gates open for what is kept, as a line."""
+    gates = facts.get("gates")
+    told = dict[str, object]()
+    for where, found in gates.items() if isinstance(gates, Mapping) else ():
+        alarms = found.get("false positives") if isinstance(found, Mapping) else None
+        if isinstance(alarms, Mapping) and isinstance(rate := alarms.get("value"), int | float):
+            told[f"false alarms, {where}"] = f"{_number(rate)} of {alarms.get('n')} kept prompts"
+    return told
 
 
 def _measured(facts: Mapping[str, Any]) -> dict[str, object]:

@@ -173,8 +173,9 @@ class ItD:
         allowed = int(self.false_positives / concepts * len(kept))
         if allowed >= len(kept):
             return least
-        first = kept.sort(descending=True).values[allowed].item()  # must not be flagged
-        return max(least, math.nextafter(first, math.inf) if first >= least else least)
+        first = kept.sort(descending=True).values[allowed]  # must not be flagged
+        above = torch.nextafter(first, first.new_tensor(math.inf)).item()
+        return max(least, above)
 
 
 class Reading(NamedTuple):

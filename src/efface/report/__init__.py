@@ -1,0 +1,1 @@
+"""Runs to what people read: pure functions of run folders."""

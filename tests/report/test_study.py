@@ -1,0 +1,160 @@
+"""A study from TOML to table; its own arithmetic against cells whose counts are known."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efface.core import EffaceError
+from efface.report.leaderboard import leaderboard, pooled, read_study, teaches
+from efface.study import cells, load_study
+
+Cli = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+COMMITTED = sorted((ROOT / "claims").glob("study-*.json"))
+TEXT = """
+title = "t"
+model = "{model}"
+concepts = ["cat"]
+attacks = ["casing"]
+metrics = ["quality"]
+count = 2
+steps = 2
+precision = "float32"
+detector = "{judge}"
+[erasers.uce]
+[erasers.broken]
+method = "uce"
+settings = {{ ridge = 1e-300 }}
+"""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda p: p.stem)
+def test_ours_are_read(path: Path) -> None:
+    study = load_study(path)
+    assert len(list(cells(study, Path("out")))) == len(study.concepts) * len(study.erasers)
+    folders = [cell.folder for cell in cells(study, Path("out"))]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("title", "titel"), "no 'titel'"),
+        (("count = 2", "count = true"), "count cannot be True"),
+        (('concepts = ["cat"]', "concepts = []"), "at least one concept"),
+        (('concepts = ["cat"]', "concepts = [1]"), "concepts cannot be"),
+        (('"casing"', '"cassing"'), "no attack 'cassing'"),
+        (('"quality"', '"score"'), "no metric 'score'"),
+        (("ridge", "rigde"), "no setting 'rigde'"),
+        (('method = "uce"', 'method = "ucx"'), "no method 'ucx'"),
+        (("title =", "title"), "is not TOML"),
+        (('model = "emoji"', ""), "does not say 'model'"),
+    ],
+)
+def test_bad_studies(change: tuple[str, str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(TEXT.format(model="emoji", judge="x").replace(*change))
+    with pytest.raises(EffaceError, match=said):
+        load_study(path)
+
+
+def test_from_file_to_table(cli: Cli, tiny: Path, tiny_judge: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "s.toml", tmp_path / "out"
+    path.write_text(TEXT.format(model=tiny, judge=tiny_judge))
+    first = cli("compare", path, "-o", out, "--json")
+    assert first.code == 0, first.err
+    told = read_study(out / "study.json")
+    assert told == json.loads(first.out)
+    assert [c["eraser"] for c in told["cells"]] == ["uce", "broken"]
+    assert told["unfinished"] == 0
+    assert told["cells"][0]["attacks"][0]["asr"]["n"] == 2
+    rows = (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns
+    assert cli("compare", path, "-o", out, "--json").out == first.out, "what is done stays done"
+    assert (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns == rows
+    page = leaderboard(told)
+    assert page.index("## What it teaches") < page.index("## Each eraser on each concept")
+    path.write_text(path.read_text().replace("steps = 2", "steps = 3"))
+    assert "made for other settings" in cli("compare", path, "-o", out).err
+    assert cli("leaderboard", out / "study.json").out.startswith("# t\n")
+
+
+def estimate(hits: int, n: int, skipped: int = 0) -> dict[str, Any]:
+    interval = [hits / n - 0.1, hits / n + 0.1] if n else None
+    return {"value": hits / n if n else None, "interval": interval, "n": n, "skipped": skipped,
+            "unit": "share"}  # fmt: skip
+
+
+def told(eraser: str, concept: str, plain: int, attacked: int) -> dict[str, Any]:
+    rates = {"none": plain, "seeds": plain, "synonyms": attacked}
+    kept = {"ira": estimate(9, 10), "cra": estimate(0, 0), "quality": estimate(9, 10)}
+    return {
+        "eraser": eraser,
+        "concept": [concept],
+        "verdict": {"word": "breaks", "sentence": ""},
+        "facts": {"certificate": {"min": 0.25}},
+        "fit_seconds": 1.0,
+        "overall": kept | {"ira_base": estimate(10, 10), "cra_base": estimate(0, 0)},
+        "attacks": [
+            {"attack": name, "asr": estimate(hits, 20, 1), "pictures": {"n": 20}}
+            for name, hits in rates.items()
+        ],
+    }
+
+
+STUDY: dict[str, Any] = {
+    "format": 1, "command": "efface compare t.toml",
+    "title": "t|<b>", "note": "", "model": "emoji", "budget": "small", "count": 20,
+    "steps": 20, "guidance": 5.0, "seed": 0, "detector": None, "precision": "auto",
+    "concepts": ["cat", "dog"], "attacks": ["synonyms"], "metrics": ["quality"],
+    "erasers": {"uce": {}, "rece": {}}, "unfinished": 1,
+    "cells": [told("uce", "cat", 0, 12), told("uce", "dog", 0, 8),
+              {"eraser": "rece", "concept": ["cat"], "error": "it <b>broke"}],
+}  # fmt: skip
+
+
+def test_pooled_is_the_share_of_all_prompts() -> None:
+    found = pooled(STUDY["cells"][:2], "uce", "synonyms")
+    assert (found.value, found.n, found.skipped) == (0.5, 40, 2)
+    assert found.interval is not None
+    assert 0.35 < found.interval[0] < 0.5 < found.interval[1] < 0.65
+
+
+def test_what_it_teaches() -> None:
+    [said] = teaches(STUDY)
+    assert (
+        "**uce**, unattacked, still shows the concept in 0 % (0 to 9) of 40, 2 not judged." in said
+    )
+    assert "surely yields more to synonyms 50 %" in said
+    assert "No sure gain for seeds" in said
+    assert "90 % (70 to 97) of 20 of what must stay" in said
+    both = {**STUDY, "cells": [told("uce", "cat", 0, 18), told("rece", "cat", 0, 2)]}
+    assert teaches(both)[2] == (
+        "Against synonyms, rece (10 % (3 to 30) of 20, 1 not judged) surely resists better than "
+        "uce (90 % (70 to 97) of 20, 1 not judged)."
+    )
+    calm = {**STUDY, "cells": [told("uce", "cat", 2, 3)]}
+    assert "surely yields" not in teaches(calm)[0]
+
+
+def test_failed_cells_are_told() -> None:
+    page = leaderboard(STUDY)
+    assert "| rece | cat | it &lt;b&gt;broke |" in page
+    assert "1 cells were not reached" in page
+    assert "<b>" not in page
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 9, "cells": []}'])
+def test_no_study(text: str, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(text)
+    assert cli("leaderboard", path).code == 2
+
+
+@pytest.mark.skipif(not COMMITTED, reason="no study is committed yet")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
+def test_a_page_shows_the_committed_study(path: Path) -> None:
+    pages = [page.read_text() for page in (ROOT / "docs").glob("leaderboard*.md")]
+    assert leaderboard(read_study(path)) in pages
