@@ -28,6 +28,8 @@ def read_map(encoder: Any, place: str, left: dict[str, Tensor]) -> PromptMap:
     a, b = left.pop(f"{place}.a", None), left.pop(f"{place}.b", None)
     if not isinstance(encoder, str) or a is None or b is None or a.ndim != 2 or a.shape != b.shape:
         raise EffaceError(f"its {place} is not a pair of matrices of one shape")
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise EffaceError(f"its {place} is not a pair of matrices of numbers")
     return PromptMap(encoder, a, b)
 
 

@@ -199,6 +199,12 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
             owner, _, leaf = real[name].rpartition(".")
             new = torch.nn.Parameter(changed[name], requires_grad=False)
             setattr(view.get_submodule(owner), leaf, new)
+    gates = [gate for patch in patches for gate in patch.gates]
+    check_gates(model, gates)
+    encoders = {c for gate in gates if (c := gate.site.partition("/")[0]) != model.component}
+    for name in encoders:
+        if getattr(erased, name) is getattr(pipe, name):
+            setattr(erased, name, _view(getattr(pipe, name)))
     attach(erased, open_pipeline(erased), gates)
     return erased
 
