@@ -59,7 +59,7 @@ def draw(
         rows = 0 if case.embeds is None else len(case.embeds)
         alike.setdefault((case.steps, case.guidance, rows), []).append(i)
     done, total = 0, sum(case.steps for case in cases)
-    size = _own_size(pipe)
+    asked = _as_asked(pipe)
     for (steps, guidance, soft), members in alike.items():
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
             given = (
@@ -68,7 +68,7 @@ def draw(
             with torch.no_grad():
                 drawn = pipe(
                     **given,
-                    **size,
+                    **asked,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     callback_on_step_end=_reporter(on_step, done, len(chunk), total),
@@ -81,12 +81,16 @@ def draw(
     return [p for p in pictures if p is not None]
 
 
-def _own_size(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """The model's own picture size where the pipeline would round or take a fixed one."""
-    if "use_resolution_binning" not in inspect.signature(type(pipe).__call__).parameters:
-        return {}
-    side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    return {"use_resolution_binning": False, "height": side, "width": side}
+def _as_asked(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """What keeps a pipeline from rounding its model's own size or rewriting prompts."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    asked: dict[str, Any] = {}
+    if "use_resolution_binning" in takes:
+        side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+        asked |= {"use_resolution_binning": False, "height": side, "width": side}
+    if "clean_caption" in takes:
+        asked["clean_caption"] = False
+    return asked
 
 
 def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..., dict[str, Any]]:
