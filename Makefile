@@ -33,10 +33,10 @@ bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (bu
 	$(BIN)/python -m benchmarks.erase_startup
 	$(BIN)/python -m benchmarks.full_size
 
-model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
+model-report: .venv/.dev ## Measure the bundled models against their bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report
 
-erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
+erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled models
 	$(BIN)/python -m studies.emoji_erasure
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.

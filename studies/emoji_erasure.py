@@ -1,8 +1,8 @@
-"""UCE and RECE side by side on the bundled model: `make erasure-report`.
+"""UCE and RECE side by side on a bundled model: `make erasure-report`.
 
-`--set reporting` (ten objects, two styles) gives the published figures, judged by the reporting
-judge; `--set tuning` other concepts, other seeds and the tuning judge, and is where settings are
-chosen.
+`--set reporting` (ten objects, two styles) gives the published figures, of `emoji` and of the
+transformer `emoji-dit`, judged by the reporting judge; `--set tuning` other concepts, other seeds
+and the tuning judge, and is where settings are chosen.
 """
 
 import argparse
@@ -15,10 +15,9 @@ from typing import Any
 import efface
 from efface.core import Case
 from efface.detectors.judge import Judge, reporting, tuning
-from recipes.emoji.report import GUIDANCE, STEPS, draw_many, share
+from recipes.emoji.report import GUIDANCE, PAGES, STEPS, draw_many, share
 from studies.readme import publish
 
-OUT = Path("claims/emoji-erasure.json")
 SETS: Mapping[str, dict[str, Any]] = {
     "reporting": {
         "objects": [
@@ -55,11 +54,12 @@ SAID = ("a {} in {} style", "{1} style, a {0}")
 class World:
     """The base model's pictures, drawn once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, model: str, name: str) -> None:
         chosen = SETS[name]
-        self.judge: Judge = chosen["judge"]()
+        self.model = model
+        self.judge: Judge = chosen["judge"](model)
         self.first = chosen["first seed"]
-        self.pipe = efface.pipeline("emoji")
+        self.pipe = efface.pipeline(model)
         self.things = [n for n in self.judge.groups["concept"] if n != "nothing"]
         self.styles = self.judge.groups["style"]
         self.base_right = self.right(self.pipe)
@@ -90,7 +90,7 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
     """Erase one concept and count before and after."""
     phrase = name if kind == "concept" else f"{name} style"
     started = time.perf_counter()
-    patch = efface.erase("emoji", phrase, method=method, **settings)
+    patch = efface.erase(world.model, phrase, method=method, **settings)
     seconds = time.perf_counter() - started
     erased = efface.apply(world.pipe, patch)
     if kind == "concept":
@@ -126,10 +126,10 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
 
 
 def rows(
-    name: str, methods: list[str], only: str | None = None, **settings: Any
+    model: str, name: str, methods: list[str], only: str | None = None, **settings: Any
 ) -> list[dict[str, Any]]:
     """Every concept of a set by every method."""
-    world, chosen = World(name), SETS[name]
+    world, chosen = World(model, name), SETS[name]
     targets = [("concept", n) for n in chosen["objects"]] + [("style", n) for n in chosen["styles"]]
     targets = [t for t in targets if only in (None, t[0])]
     return [one(world, m, kind, target, **settings) for kind, target in targets for m in methods]
@@ -161,6 +161,7 @@ HEAD = (
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(PAGES), metavar="MODEL")
     parser.add_argument("--set", choices=SETS, default="reporting")
     parser.add_argument("--only", choices=("concept", "style"), help="objects or styles alone")
     parser.add_argument("--methods", nargs="+", default=["uce", "rece"])
@@ -168,11 +169,11 @@ if __name__ == "__main__":
         "--settings", type=json.loads, default={}, help="JSON of the method's settings"
     )
     options = parser.parse_args()
-    measured = rows(options.set, options.methods, options.only, **options.settings)
-    table = "\n".join([HEAD, *map(line, measured)])
-    print(table)
-    if options.set == "reporting" and not options.settings and options.only is None:
-        OUT.write_text(
-            json.dumps({"command": "make erasure-report", "rows": measured}, indent=1) + "\n"
-        )
-        publish("erasure-report", table)
+    for model in options.models:
+        measured = rows(model, options.set, options.methods, options.only, **options.settings)
+        table = "\n".join([HEAD, *map(line, measured)])
+        print(model, table, sep="\n")
+        if options.set == "reporting" and not options.settings and options.only is None:
+            claim = {"command": "make erasure-report", "rows": measured}
+            Path(f"claims/{model}-erasure.json").write_text(json.dumps(claim, indent=1) + "\n")
+            publish("erasure-report", table, PAGES[model])
