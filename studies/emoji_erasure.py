@@ -1,8 +1,8 @@
 """UCE and RECE side by side on a bundled model: `make erasure-report`.
 
-`--set reporting` (ten objects, two styles) gives the published figures, of `emoji` and of the
-transformer `emoji-dit`, judged by the reporting judge; `--set tuning` other concepts, other seeds
-and the tuning judge, and is where settings are chosen.
+`--set reporting` (ten objects, two styles; six objects on the transformer `emoji-dit`) gives the
+published figures, judged by the reporting judge; `--set tuning` other concepts, other seeds and the
+tuning judge, and is where settings are chosen.
 """
 
 import argparse
@@ -43,6 +43,8 @@ SETS: Mapping[str, dict[str, Any]] = {
         "first seed": 5000,
     },
 }
+FIRST = {"emoji-dit": 6}
+"""Models that forget only so many objects of a set, and no styles: they draw styles less well."""
 SEEDS = 16
 """Pictures of each erased concept."""
 OTHER_SEEDS = 1
@@ -130,9 +132,24 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Every concept of a set by every method."""
     world, chosen = World(model, name), SETS[name]
-    targets = [("concept", n) for n in chosen["objects"]] + [("style", n) for n in chosen["styles"]]
+    objects, styles = chosen["objects"], chosen["styles"]
+    if model in FIRST:
+        objects, styles = objects[: FIRST[model]], []
+    targets = [("concept", n) for n in objects] + [("style", n) for n in styles]
     targets = [t for t in targets if only in (None, t[0])]
     return [one(world, m, kind, target, **settings) for kind, target in targets for m in methods]
+
+
+def publish_rows(model: str, measured: list[dict[str, Any]]) -> None:
+    """The claim and the table."""
+    claim = {"command": "make erasure-report", "rows": measured}
+    Path(f"claims/{model}-erasure.json").write_text(json.dumps(claim, indent=1) + "\n")
+    publish("erasure-report", table(measured), PAGES[model])
+
+
+def table(measured: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    return "\n".join([HEAD, *map(line, measured)])
 
 
 def line(row: dict[str, Any]) -> str:
@@ -171,9 +188,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     for model in options.models:
         measured = rows(model, options.set, options.methods, options.only, **options.settings)
-        table = "\n".join([HEAD, *map(line, measured)])
-        print(model, table, sep="\n")
+        print(model, table(measured), sep="\n")
         if options.set == "reporting" and not options.settings and options.only is None:
-            claim = {"command": "make erasure-report", "rows": measured}
-            Path(f"claims/{model}-erasure.json").write_text(json.dumps(claim, indent=1) + "\n")
-            publish("erasure-report", table, PAGES[model])
+            publish_rows(model, measured)

@@ -22,7 +22,7 @@ from recipes.emoji.autoencoder import OUT as AUTOENCODER
 from recipes.emoji.data import CACHE
 from recipes.emoji.denoiser import DESIGN
 from recipes.emoji.text import OUT as TEXT
-from recipes.emoji.training import BATCH, Trainer, scheduler
+from recipes.emoji.training import Trainer, scheduler
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES
 
 TARGET = Path("src/efface/models/emoji")
@@ -95,7 +95,7 @@ def load_wide(folder: Path) -> None:
 
 def story(run: Trainer) -> Story:
     """How long the denoiser has trained."""
-    return {"samples": run.step * BATCH, "denoiser minutes": round(run.minutes, 1)}
+    return {"samples": run.samples, "denoiser minutes": round(run.minutes, 1)}
 
 
 if __name__ == "__main__":

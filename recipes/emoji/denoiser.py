@@ -58,7 +58,7 @@ def compiled(model: Any) -> Any:
     return torch.compile(model.to(memory_format=torch.channels_last))
 
 
-DESIGN = Design("unet", CACHE / "denoiser", build, encoder, optimiser, 0.9975, compiled)
+DESIGN = Design("unet", CACHE / "denoiser", build, encoder, optimiser, 64, 30_000, 0.9975, compiled)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from recipes.emoji.autoencoder import OUT as AUTOENCODER
 from recipes.emoji.data import CACHE
 from recipes.emoji.denoiser import DESIGN
 from recipes.emoji.text import OUT as TEXT
-from recipes.emoji.training import BATCH, Design, Trainer
+from recipes.emoji.training import Design, Trainer
 
 
 def restore() -> None:
@@ -43,7 +43,8 @@ def begin_again(design: Design, shipped: Any, folder: Path) -> None:
     run.model.load_state_dict(shipped.state_dict())
     run.average = {k: v.clone() for k, v in run.model.state_dict().items()}
     story = json.loads((folder / "training.json").read_text())
-    run.step, run.minutes = story["samples"] // BATCH, story["denoiser minutes"]
+    run.samples, run.minutes = story["samples"], story["denoiser minutes"]
+    run.step = run.samples // design.batch
     run.save()
 
 

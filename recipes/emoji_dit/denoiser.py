@@ -78,7 +78,7 @@ def optimiser(model: Any) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    return torch.optim.AdamW(groups, lr=1.4e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 
 def as_it_is(model: Any) -> Any:
@@ -86,7 +86,9 @@ def as_it_is(model: Any) -> Any:
     return model
 
 
-DESIGN = Design("transformer", CACHE / "denoiser", build, encoder, optimiser, 0.995, as_it_is)
+DESIGN = Design(
+    "transformer", CACHE / "denoiser", build, encoder, optimiser, 128, 10_000, 0.97, as_it_is
+)
 
 
 if __name__ == "__main__":
