@@ -15,10 +15,10 @@ help: ## List the targets
 demo: .venv/.core ## Erase a concept from the bundled model, draw before and after
 	$(BIN)/python examples/demo.py
 
-# Tensors in tests are small: a second thread of each operation waits more than it works.
+# A process per core, each on one thread: tensors in tests are small, threads would only wait.
 test: export OMP_NUM_THREADS := 1
 test: check ## Everything CI runs: check, then the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/.dev ## Format, lint and types
 	$(BIN)/ruff format --check .

@@ -81,7 +81,7 @@ class World:
 
     def styled(self, pipe: Any) -> dict[str, list[bool]]:
         """For every style, whether each of some things shows it when asked for."""
-        things = self.things[3::12]
+        things = self.things[3::6]
         prompts = [SAID[0].format(t, s) for s in self.styles for t in things]
         seen = self.shows(pipe, prompts, 1, "style")
         at = {s: seen[i * len(things) : (i + 1) * len(things)] for i, s in enumerate(self.styles)}

@@ -119,9 +119,12 @@ def test_default_keep_leaves_out_what_means_the_concept(
 ) -> None:
     assert efface.erase(tiny, "cat").concept.keep == ("dog", "house", "tree")
     folder = shutil.copytree(tiny, tmp_path / "m")
-    words = {"things": ["Cat", " CAT", "dog", "ox"], "styles": ["ink"]}
+    words = {"concepts": ["Cat", " CAT", "dog", "ox"], "styles": ["ink"]}
     (folder / "concepts.json").write_text(json.dumps(words))
-    assert efface.erase(folder, " cat ").concept.keep == ("dog", "ox", "ink")
+    assert efface.erase(folder, " cat ").concept.keep == (
+        *("dog", "ox", "ink"),
+        *("dog, ink", "ox, ink"),
+    )
     # By meaning: those nearer than NEAR go, the rest stay in order.
     model = open_folder(tiny)
     rows = model.encode(["", "kitten", *model.vocabulary]).states[:, -1]

@@ -15,6 +15,7 @@ from recipes.emoji.captions import SYNONYMS, article, caption, plain, word_for
 from recipes.emoji.data import held_out, icon_names, on_background, slug
 from recipes.emoji.denoiser import build
 from recipes.emoji.latents import CHANNELS, PATCH, LinearCode, to_patches
+from recipes.emoji.resume import Resumable
 from recipes.emoji.training import scheduler
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
 from recipes.emoji_dit.denoiser import build as build_transformer
@@ -179,6 +180,33 @@ def test_compositing_on_a_background() -> None:
     assert on_background(rgba, (200, 100, 50)).tolist() == [[[10, 20, 30], [200, 100, 50]]]
     rgba[0, 1] = (0, 0, 0, 128)
     assert on_background(rgba, (200, 100, 50))[0, 1] == pytest.approx([99.6, 49.8, 24.9], abs=0.5)
+
+
+# training
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    def begin() -> tuple[Resumable, torch.nn.Linear, torch.optim.Optimizer]:
+        model = torch.nn.Linear(3, 2)
+        optimiser = torch.optim.AdamW(model.parameters())
+        return Resumable(tmp_path / "s.pt", model=model, optimiser=optimiser), model, optimiser
+
+    def teach(model: torch.nn.Linear, optimiser: torch.optim.Optimizer) -> None:
+        optimiser.zero_grad()
+        model(torch.ones(1, 3)).square().sum().backward()
+        optimiser.step()
+
+    run, model, optimiser = begin()
+    teach(model, optimiser)
+    run.step, run.minutes = 1, 0.5
+    run.save()
+    again, other, its = begin()
+    assert (again.step, again.minutes) == (1, 0.5)
+    for pair in ((model, optimiser), (other, its)):
+        teach(*pair)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.pt"]
 
 
 # the denoiser

@@ -10,9 +10,11 @@ import efface
 from efface.api import default_goals
 from efface.backbones.model import Model
 from efface.backbones.open import open_model
+from efface.certificate import Drift
 from efface.core import Concept, EffaceError
 from efface.linalg import LowRank
-from efface.phrases import PHRASINGS, SAMPLE, SHARE, fitted, held, judged, unseen
+from efface.phrases import PHRASINGS, SAID, SAMPLE, SHARE, fitted, held, in_turn, judged, unseen
+from efface.tokens import kept as kept_rows
 
 STYLE = Concept(
     "x", ("x style",), ("y style",), ("cat", "dog", "y style", "red", "z style"), ("cat",)
@@ -50,6 +52,17 @@ def test_all_that_is_kept_is_held_in_turn() -> None:
     for other in others:
         assert sum(p.endswith(f" in {other}") for p in phrases) == len(things) // SHARE
     assert len(phrases) == len(set(phrases))
+
+
+def test_manners_are_said_of_things_in_turn() -> None:
+    things, manners = tuple(f"t{i}" for i in range(20)), ("a style", "b style", "red background")
+    phrases = in_turn(manners, things)
+    assert len(phrases) == len(set(phrases)) == SAID * len(manners)
+    said = [p.split(", ") for p in phrases]
+    assert {m for _, m in said} == set(manners)
+    assert len({t for t, _ in said}) == len(phrases)
+    assert in_turn(manners, ()) == in_turn((), things) == []
+    assert in_turn(manners, ("cat",)) == [f"cat, {m}" for m in manners]
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +133,18 @@ def test_a_step_beyond_the_goal_is_as_long_as_asked(tiny: Path) -> None:
     torch.testing.assert_close(further, 2 * whole, rtol=1e-4, atol=1e-6)
     with pytest.raises(EffaceError, match="reach"):
         efface.erase(tiny, "cat", method="uce", reach=0.0)
+
+
+def test_erasing_a_thing_holds_styles_as_said_of_others(emoji: Model) -> None:
+    """The control keeps every word by itself, styles too."""
+    patch = efface.erase("emoji", "dagger", epochs=2)
+    words = [p for p in patch.concept.keep if ", " not in p]
+    said = [p.split(", ") for p in patch.concept.keep if ", " in p]
+    assert {m for _, m in said} == set(emoji.vocabulary) - set(emoji.things)
+    assert "dagger" not in {t for t, _ in said}
+    control = efface.erase("emoji", "dagger", epochs=2, keep=words)
+    fresh = [t for t in emoji.things if t not in {"dagger", *(t for t, _ in said)}]
+    prompts = [f"a {t} in {s} style" for t in fresh[::8] for s in ("flat", "twitter")]
+    drift = Drift(emoji.gram(), kept_rows(emoji.encode(prompts), "all"))
+    held, bare = (drift.of(LowRank(p.maps[0].a, p.maps[0].b)) for p in (patch, control))
+    assert held < 0.9 * bare

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recipes.emoji.data import CACHE, load
 from recipes.emoji.latents import CHANNELS, LinearCode, composites
+from recipes.emoji.resume import Resumable
 from recipes.emoji.world import BACKGROUNDS, SIZE
 
 OUT = CACHE / "autoencoder"
@@ -55,20 +56,14 @@ def train(minutes: float) -> None:
     torch.random.set_rng_state(torch.Generator().manual_seed(3).get_state())
     vae, code = build(), LinearCode.load()
     optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3)
-    step = 0
-    if (OUT / "state.pt").exists():
-        state = torch.load(OUT / "state.pt", weights_only=True)  # noqa: TID251 (our own file)
-        vae.load_state_dict(state["vae"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-    OUT.mkdir(parents=True, exist_ok=True)
-    rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
+    run = Resumable(OUT / "state.pt", vae=vae, optimiser=optimiser)
+    rng, generator = np.random.default_rng(run.step), torch.Generator().manual_seed(run.step)
     trained = np.flatnonzero(~load().held_out)
     started = time.time()
     errors: list[tuple[float, float]] = []
     while (spent := (time.time() - started) / 60) < minutes:
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * max(0.01, 1 - spent / minutes)
+            group["lr"] = RATE * min(1, (run.step + 1) / 100) * max(0.01, 1 - spent / minutes)
         true = composites(rng.choice(trained, BATCH), rng.integers(len(BACKGROUNDS), size=BATCH))
         latents = code.encode(true)
         blur = NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
@@ -83,26 +78,18 @@ def train(minutes: float) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
-        step += 1
+        run.step += 1
         errors.append((((drawn - true) / 2).square().mean().item(), coded.item()))
-        if step % 100 == 0:
+        if run.step % 100 == 0:
             mse, coding = np.mean(errors[-100:], 0)
             print(
-                f"{step * BATCH} {-10 * np.log10(mse):.2f} dB, code {coding:.4f}, {spent:.1f} min",
+                f"{run.step * BATCH} {-10 * np.log10(mse):.2f} dB, code {coding:.4f}, "
+                f"{spent:.1f} min",
                 flush=True,
             )
-        if step % 1000 == 0:
-            save(vae, optimiser, step)
-    save(vae, optimiser, step)
-
-
-def save(vae: AutoencoderKL, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """The state to resume from, and the model in diffusers form."""
-    torch.save(
-        {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
-        OUT / "state.tmp",
-    )
-    (OUT / "state.tmp").replace(OUT / "state.pt")
+        if run.step % 1000 == 0:
+            run.save()
+    run.save()
     vae.save_pretrained(OUT / "model")
 
 

@@ -3,10 +3,12 @@
 `tuning` (a ResNet) is for choosing settings and as attacks' feedback, `reporting` (a RegNet,
 other seed) only for numbers that are published. One logits vector holds three groups, told apart
 by label prefix, so the standard image-classification class loads them. "nothing" is a concept: a
-plain or noisy field. `python -m recipes.emoji.judges NAME --minutes M` trains one in one go.
+plain or noisy field. `python -m recipes.emoji.judges NAME --minutes M` trains one for M minutes,
+those before it was stopped included.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from transformers import (
 
 from recipes.emoji.data import CACHE, load
 from recipes.emoji.latents import LinearCode, composites
+from recipes.emoji.resume import Resumable
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES
 
 LABELS = [
@@ -110,12 +113,13 @@ def train(name: str, minutes: float) -> None:
     torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
     model = build(name)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
-    views, started, step = Views(seed), time.time(), 0
+    run = Resumable(out / "state.pt", model=model, optimiser=optimiser)
+    views, started, before = Views(seed + run.step), time.time(), run.minutes
     right: list[list[float]] = []
-    while (spent := (time.time() - started) / 60) < minutes:
+    while (spent := before + (time.time() - started) / 60) < minutes:
         for group in optimiser.param_groups:
             group["lr"] = (
-                RATE * min(1, (step + 1) / 100) * (1 + np.cos(np.pi * spent / minutes)) / 2
+                RATE * min(1, (run.step + 1) / 100) * (1 + math.cos(math.pi * spent / minutes)) / 2
             )
         images, labels = views.draw(BATCH)
         with torch.autocast("cpu", torch.bfloat16):
@@ -130,13 +134,15 @@ def train(name: str, minutes: float) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        step += 1
+        run.step, run.minutes = run.step + 1, spent
         right.append(
             [(p.argmax(1) == labels[:, k]).float().mean().item() for k, p in enumerate(parts)]
         )
-        if step % 100 == 0:
+        if run.step % 100 == 0:
+            run.save()
             print(
-                f"{name} {step * BATCH} right {np.mean(right[-50:], 0).round(3)} {spent:.1f} min",
+                f"{name} {run.step * BATCH} right {np.mean(right[-50:], 0).round(3)} "
+                f"{spent:.1f} min",
                 flush=True,
             )
     model.eval().save_pretrained(out)

@@ -2,8 +2,8 @@
 
 The encoder reads a caption and must name concept, style and background and foretell the picture's
 latent; unlike CLIP there is no image tower, the pictures' own linear code takes its place. The
-denoiser then trains on the frozen encoder. `python -m recipes.emoji.text` takes minutes and starts
-anew each time.
+denoiser then trains on the frozen encoder. `python -m recipes.emoji.text` takes minutes, and goes
+on from its checkpoint where it was stopped.
 """
 
 import json
@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from recipes.emoji.captions import caption, vocabulary_text, word_for
 from recipes.emoji.data import CACHE, load
 from recipes.emoji.latents import LinearCode, picture_latents
+from recipes.emoji.resume import Resumable
 from recipes.emoji.world import BACKGROUNDS, NAMES, STYLES
 
 LENGTH = 32
@@ -111,7 +112,7 @@ class Batches:
 
 
 def train(steps: int = 1600, batch: int = 96) -> None:
-    """Teach the encoder in one go; what it learns is written at the end."""
+    """Teach the encoder; what it has learned is written at the end."""
     tokenizer = train_tokenizer(OUT)
     generator = torch.Generator().manual_seed(0)
     torch.random.set_rng_state(generator.get_state())
@@ -128,8 +129,9 @@ def train(steps: int = 1600, batch: int = 96) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 1e-3, total_steps=steps, pct_start=0.1
     )
-    batches, started = Batches(seed=1), time.time()
-    for step in range(steps):
+    run = Resumable(OUT / "state.pt", modules=modules, optimiser=optimiser, schedule=schedule)
+    batches, started = Batches(seed=1 + run.step), time.time()
+    while run.step < steps:
         texts, pick, ground, stated, full = batches.draw(batch)
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
@@ -150,10 +152,13 @@ def train(steps: int = 1600, batch: int = 96) -> None:
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 100 == 0:
+        run.step += 1
+        if run.step % 100 == 0:
+            run.save()
             known = error[torch.from_numpy(full)].mean().item()
             print(
-                f"{step} loss {loss.item():.3f} latent {known:.3f} {time.time() - started:.0f}s",
+                f"{run.step} loss {loss.item():.3f} latent {known:.3f} "
+                f"{time.time() - started:.0f}s",
                 flush=True,
             )
     encoder.save_pretrained(OUT)

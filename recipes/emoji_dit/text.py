@@ -2,7 +2,8 @@
 
 The encoder reads a caption and must name concept, style and background and foretell the picture's
 latent, from the mean of its rows and from the row of its end token.
-`python -m recipes.emoji_dit.text` takes minutes and starts anew each time.
+`python -m recipes.emoji_dit.text` takes minutes, and goes on from its checkpoint where it was
+stopped.
 """
 
 import math
@@ -17,6 +18,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from recipes.emoji.captions import vocabulary_text
 from recipes.emoji.latents import LinearCode, picture_latents
+from recipes.emoji.resume import Resumable
 from recipes.emoji.text import Batches
 from recipes.emoji.world import BACKGROUNDS, NAMES, STYLES
 
@@ -77,7 +79,7 @@ def views(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train(steps: int = 1000, batch: int = 80) -> None:
-    """Teach the encoder in one go; what it learns is written at the end."""
+    """Teach the encoder; what it has learned is written at the end."""
     tokenizer = train_tokenizer(OUT)
     torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
     encoder = build_encoder(tokenizer).train()
@@ -92,8 +94,9 @@ def train(steps: int = 1000, batch: int = 80) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 1e-3, total_steps=steps, pct_start=0.1
     )
-    batches, started = Batches(seed=1), time.time()
-    for step in range(steps):
+    run = Resumable(OUT / "state.pt", modules=modules, optimiser=optimiser, schedule=schedule)
+    batches, started = Batches(seed=1 + run.step), time.time()
+    while run.step < steps:
         texts, pick, ground, stated, full = batches.draw(batch)
         words = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
@@ -113,10 +116,13 @@ def train(steps: int = 1000, batch: int = 80) -> None:
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 100 == 0:
+        run.step += 1
+        if run.step % 100 == 0:
+            run.save()
             known = error[torch.from_numpy(full)].mean().item()
             print(
-                f"{step} loss {loss.item():.3f} latent {known:.3f} {time.time() - started:.0f}s",
+                f"{run.step} loss {loss.item():.3f} latent {known:.3f} "
+                f"{time.time() - started:.0f}s",
                 flush=True,
             )
     encoder.eval().save_pretrained(OUT)

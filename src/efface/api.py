@@ -14,7 +14,7 @@ from efface.erasers import build, presets
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank
 from efface.patch import Patch, load, stack
-from efface.phrases import THINGS, evenly, said_of
+from efface.phrases import THINGS, evenly, in_turn, said_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -49,16 +49,17 @@ def erase(
     `source`: "emoji", a diffusers folder, a checkpoint file, a hub id or a loaded pipeline.
     `toward`: what concepts become, "" for nothing in particular; None means "", or for a style the
     least alike of the model's other styles. `keep`: phrases that must not change; None means the
-    model's own list of everyday words, less those that mean the concept. `within`: things that a
-    style is said of; None means the model's words for things if each concept ends in "style".
+    model's own list of everyday words, less those that mean the concept; those for styles and
+    backgrounds also as said of things. `within`: things that a style is said of; None means the
+    model's words for things if each concept ends in "style".
     `strength`: 0 is no edit, 1 the edit as fitted. `preset`: None means the defaults, or for a
     style the method's preset "within". `tokenizer`: for a checkpoint file, a diffusers folder of
     the same family if Hugging Face's cache has no tokenizer. `settings`: fields of the method.
     """
     model = open_model(source, tokenizer)
     # The empty prompt is kept in any case.
-    kept = everyday(model, concepts) if keep is None else _spoken(keep)
     things = said_of_things(model, concepts) if within is None else _spoken(within)
+    kept = default_keep(model, concepts, things) if keep is None else _spoken(keep)
     if preset is None and things and "within" in presets(method):
         preset = "within"
     eraser = build(method, preset, **settings)
@@ -120,6 +121,14 @@ def remeasured(model: Model, scaled: Patch, facts: Mapping[str, Any]) -> Patch:
         for m in scaled.maps
     }
     return replace(scaled, facts={**facts, **summary(found)})
+
+
+def default_keep(model: Model, concepts: Sequence[str], within: Sequence[str]) -> tuple[str, ...]:
+    """Everyday words, and the manners among them as said of things; `within` says those itself."""
+    words = everyday(model, concepts)
+    things = [w for w in words if w in model.things]
+    manners = [w for w in words if w not in model.things]
+    return words if within else (*words, *in_turn(manners, things))
 
 
 def everyday(model: Model, concepts: Sequence[str]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from efface.core import EffaceError, Ellipsoid
-from efface.linalg import LowRank, derive_regzero, sphere_minimum
+from efface.linalg import LowRank, Spectrum, derive_regzero, sphere_minimum
 
 _NIL = 1e-10
 """Below this share of cᵀGc, (v − c)ᵀG(v − c) is float32 round-off: the row is not moved at all."""
@@ -65,45 +65,64 @@ class Recovery:
     """|x| / |c| of the embedding x that does it."""
 
 
-def certificate(
-    map: LowRank,
-    gram: Float[Tensor, "d d"],
-    ellipsoids: Sequence[Ellipsoid],
-    rows: Float[Tensor, "n d"],
-    goals: Float[Tensor, "n d"],
-) -> Certificate:
-    """q(c) = min over the ellipsoids of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each c.
+class Adversary:
+    """Whoever may feed any row that the encoder could give, against one edit."""
 
-    Symbols: `map` T, `gram` G, `rows` c, `goals` v. With e = A z + β, B = T A and r₀ = Tβ − c:
-    minimise zᵀ(BᵀGB)z + 2(BᵀGr₀)ᵀz on |z|² = r².
-    """
-    gram, rows, goals = gram.double(), rows.double(), goals.double()
-    moved = _quadratic(gram, goals - rows)
-    judged = (moved > _NIL * _quadratic(gram, rows)).nonzero().squeeze(1)
-    rows, moved = rows[judged], moved[judged]
+    def __init__(
+        self, map: LowRank, gram: Float[Tensor, "d d"], ellipsoids: Sequence[Ellipsoid]
+    ) -> None:
+        """With e = A z + β and B = T A, BᵀGB is the same for all rows: its spectrum is kept."""
+        self._map, self._gram = map, gram.double()
+        self._reaches = [
+            (
+                reach := map.apply(surface.axes.double().T).T,
+                Spectrum.of(reach.T @ self._gram @ reach),
+            )
+            for surface in ellipsoids
+        ]
+        self._ellipsoids = ellipsoids
 
-    left, embeddings = torch.full_like(moved, torch.inf), torch.zeros_like(rows)
-    for axes, shift, radius2, solid in ellipsoids:
-        reach = map.apply(axes.double().T).T
-        offset = map.apply(shift.double()[None]) - rows
-        z = sphere_minimum(reach.T @ gram @ reach, -offset @ gram @ reach, radius2, solid=solid)
-        found = z @ axes.double().T + shift.double()
-        nearest = _quadratic(gram, map.apply(found) - rows)
-        nearer = nearest < left
-        left[nearer], embeddings[nearer] = nearest[nearer], found[nearer]
-    return Certificate((left / moved).clamp(min=0), embeddings, judged)
+    def certificate(self, rows: Float[Tensor, "n d"], goals: Float[Tensor, "n d"]) -> Certificate:
+        """q(c) = min over e of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each c.
+
+        Symbols: `rows` c, `goals` v. With r₀ = Tβ − c: minimise zᵀ(BᵀGB)z + 2(BᵀGr₀)ᵀz on
+        |z|² = r².
+        """
+        map, gram, rows, goals = self._map, self._gram, rows.double(), goals.double()
+        moved = _quadratic(gram, goals - rows)
+        judged = (moved > _NIL * _quadratic(gram, rows)).nonzero().squeeze(1)
+        rows, moved = rows[judged], moved[judged]
+
+        left, embeddings = torch.full_like(moved, torch.inf), torch.zeros_like(rows)
+        for (reach, hessian), (axes, shift, radius2, solid) in zip(
+            self._reaches, self._ellipsoids, strict=True
+        ):
+            offset = map.apply(shift.double()[None]) - rows
+            z = sphere_minimum(hessian, -offset @ gram @ reach, radius2, solid=solid)
+            found = z @ axes.double().T + shift.double()
+            nearest = _quadratic(gram, map.apply(found) - rows)
+            nearer = nearest < left
+            left[nearer], embeddings[nearer] = nearest[nearer], found[nearer]
+        return Certificate((left / moved).clamp(min=0), embeddings, judged)
 
 
-def drift(map: LowRank, gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> float:
-    """Mean over rows of eᵀ(T − I)ᵀG(T − I)e / eᵀGe: what the edit moves of what must stay.
+class Drift:
+    """What edits move of rows that must stay.
 
     Measure it on phrasings that the fit did not see.
     """
-    if not len(rows):
-        raise EffaceError("drift of no rows: give the encoded rows of at least one kept prompt")
-    gram, rows, a, b = gram.double(), rows.double(), map.a.double(), map.b.double()
-    moved = _quadratic(a.T @ gram @ a, rows @ b)
-    return (moved / _quadratic(gram, rows)).mean().item()
+
+    def __init__(self, gram: Float[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> None:
+        if not len(rows):
+            raise EffaceError("drift of no rows: give the encoded rows of at least one kept prompt")
+        self._gram, rows = gram.double(), rows.double()
+        whole = _quadratic(self._gram, rows)[:, None]
+        self._scatter = (rows / whole).T @ rows / len(rows)
+
+    def of(self, map: LowRank) -> float:
+        """Mean over rows of eᵀ(T − I)ᵀG(T − I)e / eᵀGe = tr(aᵀGa bᵀSb), S = mean of e eᵀ / eᵀGe."""
+        a, b = map.a.double(), map.b.double()
+        return ((a.T @ self._gram @ a) * (b.T @ self._scatter @ b)).sum().item()
 
 
 def recovery_curve(

@@ -1,13 +1,10 @@
 """What text-side maps do, measured without drawing: certificate and drift."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from efface.certificate import Certificate, certificate, drift
+from efface.certificate import Adversary, Certificate, Drift
 from efface.core import Backbone, Concept
 from efface.linalg import LowRank
 from efface.phrases import judged, unseen
@@ -20,7 +17,8 @@ class Ruler:
     def __init__(self, model: Backbone, concept: Concept, stream: str = "text") -> None:
         self._model, self._concept, self._stream = model, concept, stream
         self.gram = model.gram(stream)
-        self.ellipsoids = model.ellipsoids(stream)
+        self.adversary = lru_cache(maxsize=1)(self._adversary)
+        self.certificate = lru_cache(maxsize=1)(self._certificate)
 
     @cached_property
     def judged(self) -> Pairs:
@@ -32,19 +30,22 @@ class Ruler:
         return aligned(source, target, "last_to_end")
 
     @cached_property
-    def kept(self) -> Float[Tensor, "n width"] | None:
-        """Rows of kept words in a phrasing no fit has seen; None where nothing is kept."""
+    def _kept(self) -> Drift | None:
+        """Of kept words in a phrasing no fit has seen; None where nothing is kept."""
         if not (prompts := unseen(self._concept)):
             return None
-        return kept(self._model.encode(prompts, self._stream), "all")
+        return Drift(self.gram, kept(self._model.encode(prompts, self._stream), "all"))
 
-    def certificate(self, edit: LowRank) -> Certificate:
+    def _adversary(self, edit: LowRank) -> Adversary:
+        return Adversary(edit, self.gram, self._model.ellipsoids(self._stream))
+
+    def _certificate(self, edit: LowRank) -> Certificate:
         """How near any row of the encoder comes to the concept under `edit`."""
-        return certificate(edit, self.gram, self.ellipsoids, *self.judged)
+        return self.adversary(edit).certificate(*self.judged)
 
     def drift(self, edit: LowRank) -> float | None:
         """How far `edit` moves the kept words; None where nothing is kept."""
-        return None if self.kept is None else drift(edit, self.gram, self.kept)
+        return None if self._kept is None else self._kept.of(edit)
 
     def facts(self, edit: LowRank) -> dict[str, Any]:
         """What a patch's header says of its map."""

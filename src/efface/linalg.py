@@ -13,7 +13,7 @@ float32; here it is factorised once, in the space of the rows or of the embeddin
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -82,6 +82,14 @@ def _solve(matrix: Float[Tensor, "d d"], right: Float[Tensor, "d n"]) -> Float[T
             "raise the ridge, and look for NaN in the embeddings"
         )
     return torch.cholesky_solve(right, factor)
+
+
+def condensed(rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+    """At most d rows with the Gram matrix RᵀR of these, which is all that a solve takes of them."""
+    if len(rows) <= rows.shape[1]:
+        return rows.double()
+    values, vectors = Spectrum.of(rows.double().T @ rows.double())
+    return values.clamp(min=0).sqrt()[:, None] * vectors.T
 
 
 def ridge_map(
@@ -193,8 +201,20 @@ def _derive(
     return _solve(system, right).T
 
 
+class Spectrum(NamedTuple):
+    """H = Q diag(h) Qᵀ, h rising."""
+
+    values: Float[Tensor, "d"]
+    vectors: Float[Tensor, "d d"]
+
+    @classmethod
+    def of(cls, hessian: Float[Tensor, "d d"]) -> "Spectrum":
+        """The spectrum of a symmetric matrix."""
+        return cls(*torch.linalg.eigh(hessian.double()))
+
+
 def sphere_minimum(
-    hessian: Float[Tensor, "d d"],
+    hessian: Spectrum,
     linear: Float[Tensor, "n d"],
     radius2: float,
     *,
@@ -204,14 +224,13 @@ def sphere_minimum(
 
     `solid`: on |y|² ≤ `radius2`. H is symmetric, of any sign. y = (H + lI)⁻¹ b with the l ≥ −h₀
     that meets the radius, h₀ the lowest eigenvalue. With H = Q diag(h) Qᵀ, β = Qᵀb and t = l + h₀,
-    t solves the secular equation Σ (βᵢ / (hᵢ − h₀ + t))² = |y|²; rows share the
-    eigendecomposition. Hard case (b has nothing in the lowest eigenspace, and the rest at t = 0 is
-    too short): the missing length goes along the lowest eigenvector, where its sign does not
-    matter.
+    t solves the secular equation Σ (βᵢ / (hᵢ − h₀ + t))² = |y|². Hard case (b has nothing in the
+    lowest eigenspace, and the rest at t = 0 is too short): the missing length goes along the lowest
+    eigenvector, where its sign does not matter.
     """
     if radius2 <= 0:
         raise ValueError(f"the squared radius must be above 0: got {radius2}")
-    values, vectors = torch.linalg.eigh(hessian.double())
+    values, vectors = hessian
     found = [
         _sphere_minimum(values, rows.double() @ vectors, radius2, solid=solid)
         for rows in linear.split(ROWS)
@@ -246,13 +265,13 @@ def _secular_root(
 ) -> Float[Tensor, "n"]:
     """The t > 0 with |β / (gap + t)| = radius, for each row of β; it must exist.
 
-    Newton on 1/radius − 1/|y(t)|, which is near linear, inside a bracket. Every second step
-    bisects the bracket's logarithm, so t is found to full relative precision however near 0.
+    Newton on 1/radius − 1/|y(t)|, which is near linear: from the left it never passes the root.
+    Where round-off takes it out of its bracket, the bracket's logarithm is bisected.
     """
     high = beta.norm(dim=1) / radius
     low = torch.maximum(beta[:, gap == 0].norm(dim=1) / radius, high * 1e-60)
     t = low
-    for step in range(_SECULAR_STEPS):
+    for _ in range(_SECULAR_STEPS):
         shifted = gap + t[:, None]
         y = beta / shifted
         length = y.norm(dim=1)
@@ -263,6 +282,6 @@ def _secular_root(
         high = torch.where(length < radius, t, high)
         slope = (y.square() / shifted).sum(1)
         newton = t + length.square() / slope * (length - radius) / radius
-        inside = (newton > low) & (newton < high) & (step % 2 == 0)
+        inside = (newton > low) & (newton < high)
         t = torch.where(done, t, torch.where(inside, newton, (low * high).sqrt()))
     return t

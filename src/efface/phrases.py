@@ -20,6 +20,8 @@ THINGS = 8
 """The certificate of a style covers it as said of at most about this many things."""
 SHARE = 3
 """A thing is held with one in so many of what else is kept; in turn, all things hold all."""
+SAID = 3
+"""Things that each manner kept by default is said of."""
 Item = TypeVar("Item")
 Pair = tuple[str, str]
 """A phrase and what it becomes."""
@@ -28,6 +30,18 @@ Pair = tuple[str, str]
 def said_of(thing: str, style: str) -> str:
     """A thing in a style; in none if that is empty."""
     return f"a {thing} in {style}" if style else f"a {thing}"
+
+
+def in_turn(manners: Sequence[str], things: Sequence[str]) -> list[str]:
+    """Every manner (a style, a background) said of a few things; no thing twice if they suffice.
+
+    Pictures are asked for in a manner together with a thing, and those rows are not the manner's.
+    """
+    return [
+        f"{thing}, {manner}"
+        for i, manner in enumerate(manners)
+        for thing in evenly(things[i % (len(things) or 1) :: len(manners)], SAID)[:SAID]
+    ]
 
 
 def fitted(concept: Concept) -> list[Pair]:

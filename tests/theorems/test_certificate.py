@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efface.certificate import certificate, drift, recovery_curve
+from efface.certificate import Adversary, Drift, recovery_curve
 from efface.core import Ellipsoid
 from efface.ellipsoids import layer_norm, rms_norm
 from efface.linalg import LowRank
@@ -65,10 +65,10 @@ def model(seed: int, width: int) -> tuple[list[Tensor], Tensor]:
 def test_nothing_erased_is_fully_recoverable(seed: int, width: int, n: int, centred: bool) -> None:
     (_, gram), ellipsoid = model(seed, width), encoder(seed + 1, width, centred)
     c, v = (on(ellipsoid, z) for z in normal(seed + 2, (n, width), (n, width)))
-    untouched = certificate(LowRank.identity(width), gram, ellipsoid.surface, c, v)
+    untouched = Adversary(LowRank.identity(width), gram, ellipsoid.surface).certificate(c, v)
     assert untouched.values.max() < 1e-12
     assert far(untouched.embeddings, c) < 1e-5
-    erased = certificate(solve(c, v), gram, ellipsoid.surface, c, v)
+    erased = Adversary(solve(c, v), gram, ellipsoid.surface).certificate(c, v)
     assert erased.values.max() > 1e-5  # control: the same rows, edited
 
 
@@ -80,7 +80,7 @@ def test_minimisers_lie_on_the_ellipsoid_and_attain_the_value(
     (layers, gram), ellipsoid = model(seed, width), encoder(seed + 1, width, centred)
     c, v = normal(seed + 2, (n, width), (n, width))
     edit = solve(c, v)
-    found = certificate(edit, gram, ellipsoid.surface, c, v)
+    found = Adversary(edit, gram, ellipsoid.surface).certificate(c, v)
     z = (found.embeddings - ellipsoid.shift) / ellipsoid.scale
     assert torch.allclose(z.square().sum(1), torch.tensor(float(width)).double(), rtol=1e-10)
     assert not centred or z.sum(1).abs().max() < 1e-10
@@ -101,7 +101,7 @@ def test_no_search_beats_the_certificate_and_the_best_one_meets_it(
     (layers, gram), ellipsoid = model(0, width), encoder(1, width, centred)
     c, v = (on(ellipsoid, z) for z in normal(2, (4, width), (4, width)))
     edit = solve(c, v, ridge=0.1)
-    found = certificate(edit, gram, ellipsoid.surface, c, v)
+    found = Adversary(edit, gram, ellipsoid.surface).certificate(c, v)
     goal = distance(LowRank.identity(width), layers, v, c)
 
     z = normal(3, (30 * 4, width))[0].requires_grad_()
@@ -131,7 +131,7 @@ def test_at_most_one_where_the_goal_is_held(
     aside = c - (c @ v.T) / v.square().sum() * v
     edit = LowRank((v - c).T, aside.T / (aside @ c.T)).scale(share)
     assert far(edit.apply(v), v) < 1e-10
-    value = certificate(edit, gram, ellipsoid.surface, c, v).min
+    value = Adversary(edit, gram, ellipsoid.surface).certificate(c, v).min
     assert value is not None
     assert 0 <= value <= 1 + 1e-9
 
@@ -142,11 +142,13 @@ def test_one_where_only_the_goal_is_left() -> None:
     c = torch.tensor([[5.0, 1.0, 0.0, 2.0]]).double()
     collapse = LowRank(torch.eye(4).double()[:, 1:], -torch.eye(4).double()[:, 1:])
     sphere = (rms_norm(torch.ones(4)),)
-    found = certificate(collapse, torch.eye(4), sphere, c, v)
+    found = Adversary(collapse, torch.eye(4), sphere).certificate(c, v)
     assert found.min == pytest.approx(1.0, abs=1e-12)
     assert far(found.embeddings, v) < 1e-12
     nearer = torch.tensor([[1.0, 1.0, 0.0, 2.0]]).double()
-    assert certificate(collapse, torch.eye(4), sphere, nearer, v).min == pytest.approx(5 / 6)
+    assert Adversary(collapse, torch.eye(4), sphere).certificate(nearer, v).min == pytest.approx(
+        5 / 6
+    )
 
 
 @given(**scenes, factor=st.floats(1e-3, 1e3))
@@ -158,10 +160,11 @@ def test_the_unit_of_the_gram_does_not_matter(
     c, v, e = normal(seed + 2, (n, width), (n, width), (4, width))
     edit = solve(c, v)
     one, other = (
-        certificate(edit, g, ellipsoid.surface, c, v).values for g in (gram, factor * gram)
+        Adversary(edit, g, ellipsoid.surface).certificate(c, v).values
+        for g in (gram, factor * gram)
     )
     assert torch.allclose(one, other, rtol=1e-8, atol=1e-12)
-    assert drift(edit, factor * gram, e) == pytest.approx(drift(edit, gram, e))
+    assert Drift(factor * gram, e).of(edit) == pytest.approx(Drift(gram, e).of(edit))
 
 
 def test_rows_that_do_not_move_are_left_out() -> None:
@@ -169,24 +172,24 @@ def test_rows_that_do_not_move_are_left_out() -> None:
     c, v = (on(ellipsoid, z) for z in normal(2, (5, 6), (5, 6)))
     v[0], v[3] = c[0], c[3] * (1 + 1e-7)  # the start token, exactly and to float32 round-off
     edit = solve(c, v)
-    found = certificate(edit, gram, ellipsoid.surface, c, v)
+    found = Adversary(edit, gram, ellipsoid.surface).certificate(c, v)
     assert found.rows.tolist() == [1, 2, 4]
-    alone = certificate(edit, gram, ellipsoid.surface, c[found.rows], v[found.rows])
+    alone = Adversary(edit, gram, ellipsoid.surface).certificate(c[found.rows], v[found.rows])
     assert torch.allclose(found.values, alone.values, rtol=1e-10)
-    none = certificate(edit, gram, ellipsoid.surface, c[:1], c[:1])
+    none = Adversary(edit, gram, ellipsoid.surface).certificate(c[:1], c[:1])
     assert (none.min, none.mean, none.embeddings.shape) == (None, None, (0, 6))
 
 
 def test_drift_is_the_share_of_what_the_layers_read_that_moved() -> None:
     (layers, gram), (e,) = model(0, 5), normal(1, (7, 5))
     edit, eye = random_map(2, 5, 3), torch.eye(5).double()
-    assert drift(LowRank.identity(5), gram, e) == 0
-    assert drift(LowRank(eye, 0.3 * eye), gram, e) == pytest.approx(0.09)  # T = 1.3 I
+    assert Drift(gram, e).of(LowRank.identity(5)) == 0
+    assert Drift(gram, e).of(LowRank(eye, 0.3 * eye)) == pytest.approx(0.09)  # T = 1.3 I
     moved = distance(edit, layers, e, e)
     whole = torch.stack([(e @ w.T).square().sum(1) for w in layers]).sum(0)
-    assert drift(edit, gram, e) == pytest.approx(float((moved / whole).mean()))
+    assert Drift(gram, e).of(edit) == pytest.approx(float((moved / whole).mean()))
     with pytest.raises(ValueError, match="at least one kept prompt"):
-        drift(edit, gram, e[:0])
+        Drift(gram, e[:0]).of(edit)
 
 
 @given(seed=scenes["seed"], width=scenes["width"], n=scenes["n"])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface.backbones.model import Model, open_folder
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.certificate import certificate
+from efface.certificate import Adversary
 from efface.core import Concept
 from efface.erasers.rece import LONGEST, PRESETS, RECE, Derivation
 from efface.erasers.uce import UCE, concept_pairs
@@ -83,7 +83,7 @@ def test_presets_do_the_papers_epochs(model: Model, name: str, epochs: int) -> N
 
 
 def test_no_epochs_is_uce(model: Model) -> None:
-    start = UCE(keep_weight=0.4, ridge=0.6)
+    start = UCE(keep_weight=0.4, word_weight=1.0, ridge=0.6)
     none = RECE(epochs=0, start_keep_weight=0.4, start_ridge=0.6, word_weight=1.0, hold_weight=0.0)
     assert far(change(model, none, SEVERAL), change(model, start, SEVERAL)) < STORED
     assert (
@@ -113,7 +113,7 @@ def test_the_exact_adversary_is_nearest_of_all_on_the_ellipsoid(model: Model, mu
     edit = text_map(fit(model, UCE(), HOUSE))
     ruler, pairs = Ruler(model, HOUSE), concept_pairs(model, HOUSE, "all", "text")
     norm = model.text.encoders[0].norm
-    found = certificate(edit, ruler.gram, ruler.ellipsoids, *pairs)
+    found = ruler.adversary(edit).certificate(*pairs)
     exact = RECE("exact")._derive(edit, ruler, pairs)
     rows = pairs.rows[found.rows]
     assert far(exact.goals, pairs.goals[found.rows].double()) == 0
@@ -169,7 +169,7 @@ def test_asked_epochs_are_done(model: Model) -> None:
 def test_facts_are_those_of_the_stored_map(model: Model) -> None:
     patch = fit(model, RECE(epochs=2), HOUSE)
     pairs = Ruler(model, HOUSE).judged
-    found = certificate(text_map(patch), model.gram(), model.ellipsoids(), *pairs)
+    found = Adversary(text_map(patch), model.gram(), model.ellipsoids()).certificate(*pairs)
     assert found.min == pytest.approx(patch.facts["certificate"]["min"], rel=1e-3)
     assert patch.eraser == {"name": "rece", **asdict(RECE(epochs=2))}
 

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efface.linalg import sphere_minimum
+from efface.linalg import Spectrum, sphere_minimum
 from tests.theorems.test_linalg import fast, normal, shapes
 
 
@@ -45,7 +45,7 @@ def test_sphere_minimum_in_the_hard_case(
     values = torch.tensor([low, low if twofold else low + 0.5, low + 1, low + 4]).double()
     frame = torch.linalg.qr(normal(1, (4, 4))[0])[0] if turned else torch.eye(4).double()
     hessian, b = frame * values @ frame.T, frame @ torch.tensor(linear).double()
-    y = sphere_minimum(hessian, b[None], 2.25)[0]
+    y = sphere_minimum(Spectrum.of(hessian), b[None], 2.25)[0]
     found = search(hessian, b, 1.5)
     assert abs(y.norm() - 1.5) < 1e-13
     assert abs(sphere_value(hessian, b, y) - found) < 1e-9
@@ -69,7 +69,7 @@ def test_sphere_minimum_meets_the_conditions_of_a_global_minimum(
     half, linear, shift = normal(seed, (rank, width), (n, width), (1,))
     hessian = half.T @ half + shift * torch.eye(width)  # of any sign, often with a flat part
     scale = 1 + torch.linalg.matrix_norm(hessian, 2) + linear.norm() / radius2**0.5
-    for b, y in zip(linear, sphere_minimum(hessian, linear, radius2), strict=True):
+    for b, y in zip(linear, sphere_minimum(Spectrum.of(hessian), linear, radius2), strict=True):
         multiplier = (y @ b - y @ hessian @ y) / radius2
         slack = torch.linalg.eigvalsh(hessian)[0] + multiplier
         assert abs(y.square().sum() - radius2) < 1e-12 * radius2
@@ -82,7 +82,7 @@ def test_sphere_minimum_meets_the_conditions_of_a_global_minimum(
 def test_sphere_minimum_equals_a_search(seed: int, width: int) -> None:
     half, b = normal(seed, (width, width), (width,))
     hessian = half + half.T
-    y = sphere_minimum(hessian, b[None], float(width))[0]
+    y = sphere_minimum(Spectrum.of(hessian), b[None], float(width))[0]
     found = search(hessian, b, width**0.5)
     assert sphere_value(hessian, b, y) <= found + 1e-10
     assert found - sphere_value(hessian, b, y) < 1e-5 * (1 + found.abs())
@@ -90,4 +90,4 @@ def test_sphere_minimum_equals_a_search(seed: int, width: int) -> None:
 
 def test_a_sphere_without_radius_is_refused() -> None:
     with pytest.raises(ValueError, match="radius"):
-        sphere_minimum(torch.eye(4), torch.ones(1, 4), 0.0)
+        sphere_minimum(Spectrum.of(torch.eye(4)), torch.ones(1, 4), 0.0)

@@ -73,7 +73,7 @@ def spoken(model: Model, prompt: str) -> Float[Tensor, "n width"]:
 def test_equals_the_papers_formula_matrix_by_matrix(
     model: Model, policy: RowPolicy, technique: Technique, concept: Concept
 ) -> None:
-    eraser = UCE(policy, technique, erase_weight=2.0, keep_weight=0.3, ridge=0.7)
+    eraser = UCE(policy, technique, 2.0, keep_weight=0.3, word_weight=1.0, ridge=0.7)
     base = literal.weights(model)
     found = literal.uce(
         base,

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from efface.certificate import certificate
 from efface.core import Backbone, Concept, EffaceError, OnStep, PromptMap
 from efface.erasers.uce import COMPRESSION, UCE, concept_pairs, kept_rows
 from efface.facts import Ruler, summary
@@ -54,7 +53,7 @@ class RECE:
     """How many; none means: until the certificate passes or the drift budget is spent."""
     certificate: float = 0.5
     """Without `epochs`: stop when the least certificate over rows is at least this (0 to 1)."""
-    drift: float = 0.05
+    drift: float = 0.03
     """Without `epochs`: refuse an epoch that moves kept prompts by more than this share."""
     keep_weight: float = 0.1
     """p in the epochs, from 0. Higher holds the kept prompts more firmly."""
@@ -106,12 +105,11 @@ class RECE:
             ridge=self.start_ridge,
             reach=self.start_reach,
         )
-        edit = start.solve(
-            concept_pairs(model, concept, start.rows, stream),
-            kept_rows(model, concept, start.rows, self.word_weight, stream),
-        )
+        words = kept_rows(model, concept, start.rows, self.word_weight, stream)
+        edit = start.solve(concept_pairs(model, concept, start.rows, stream), words)
+        if start.rows == "last":
+            words = kept_rows(model, concept, "all", self.word_weight, stream)
         pairs = concept_pairs(model, concept, "all", stream)
-        words = kept_rows(model, concept, "all", self.word_weight, stream).double()
         keep = self.keep_weight**0.5 * words
         hold = self.hold_weight**0.5 * pairs.rows.double()
         ruler = Ruler(model, concept, stream)
@@ -148,7 +146,7 @@ class RECE:
         gram = ruler.gram
         match self.derivation:
             case "exact":
-                found = certificate(edit, gram, ruler.ellipsoids, rows, goals)
+                found = ruler.adversary(edit).certificate(rows, goals)
                 return Pairs(found.embeddings, goals[found.rows])
             case "regzero":
                 derived = derive_regzero(edit, gram, rows, self.mu)

@@ -7,8 +7,9 @@ v = W₀ c* ("replace"), or v = W₀ c* less its part along W₀ c ("tensor").
 Deviations from the authors' code: "replace" is solved once as W' = W T with one T for all matrices,
 since v is linear in W; "tensor" keeps that shared right factor and one scalar a phrase and matrix.
 Algebra in float64 by factorisation, not float32 by inverse. Kept prompts weigh 1 / count in their
-paper code, at least 0.1; here `keep_weight` says it. As there, the empty prompt is always kept; as
-in their current code, it is not under `rows="last"`.
+paper code, at least 0.1; here that is what each word weighs, the empty prompt 1, and the presets
+say all of it by `keep_weight`. As there, the empty prompt is always kept; as in their current code,
+it is not under `rows="last"`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Generator, Tensor
 
 from efface.core import Backbone, Concept, Edit, EffaceError, OnStep, PromptMap
 from efface.facts import Ruler, summary
-from efface.linalg import LowRank, ridge_map
+from efface.linalg import LowRank, condensed, ridge_map
 from efface.patch import Patch
 from efface.phrases import fitted, held
 from efface.tokens import Pairs, RowPolicy, aligned, check_spoken, each, joined, kept
@@ -42,8 +43,8 @@ class UCE:
     """s, above 0. Higher erases harder and moves neighbours more."""
     keep_weight: float = 1.0
     """p, from 0. Higher holds the kept prompts more firmly."""
-    word_weight: float = 1.0
-    """Weight of each kept word's rows against the empty prompt's, from 0; 1 is the paper's code."""
+    word_weight: float | None = None
+    """Weight of each kept word's rows, the empty prompt's 1; none: 1 / their number, 0.1 at least."""
     ridge: float = 0.5
     """λ, above 0. Higher keeps everything nearer to the original, the concept too."""
     reach: float = 1.0
@@ -51,10 +52,11 @@ class UCE:
 
     def __post_init__(self) -> None:
         steps = (self.erase_weight, self.ridge, self.reach)
-        if min(steps) <= 0 or min(self.keep_weight, self.word_weight) < 0:
+        weights = (self.keep_weight, self.word_weight or 0.0)
+        if min(steps) <= 0 or min(weights) < 0:
             raise EffaceError(
                 "erase_weight, ridge and reach must be above 0, keep_weight and word_weight not "
-                f"below: {', '.join(map(str, (*steps, self.keep_weight, self.word_weight)))}"
+                f"below: {', '.join(map(str, (*steps, *weights)))}"
             )
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
@@ -64,7 +66,7 @@ class UCE:
         for i, stream in enumerate(model.streams):
             on_step(f"solving for {stream}", i, len(model.streams))
             blocks = phrase_pairs(model, concept, self.rows, stream)
-            keep = kept_rows(model, concept, self.rows, self.word_weight, stream)
+            keep = kept_rows(model, concept, self.rows, self.weigh(concept), stream)
             edit = self.solve(joined(blocks), keep)
             if self.technique == "tensor":
                 right = self.reach * self.erase_weight**0.5 * edit.b
@@ -76,6 +78,12 @@ class UCE:
         on_step("solving", 1, 1)
         measured = summary(facts) if facts else {}
         return Patch(concept, story, model.fingerprint, tuple(maps), tuple(edits), measured)
+
+    def weigh(self, concept: Concept) -> float:
+        """What a kept word weighs: more words, each less, as the paper's code weighs prompts."""
+        if self.word_weight is not None:
+            return self.word_weight
+        return max(0.1, 1 / max(1, len(held(concept))))
 
     def solve(self, pairs: Pairs, keep: Float[Tensor, "k width"]) -> LowRank:
         """T for these rows (section 4.1 of the paper, with W taken out)."""
@@ -109,12 +117,12 @@ def kept_rows(
 ) -> Float[Tensor, "k width"]:
     """Rows to preserve: those of every kept phrase, and of the empty prompt except under `last`.
 
-    A row scaled by √w counts w times in the solve.
+    A row scaled by √w counts w times in the solve. More rows than the text is wide come condensed.
     """
     empty, *words = each(model.encode(("", *held(concept)), stream))
     rows = [word_weight**0.5 * kept(word, policy) for word in words]
     nothing = kept(empty, policy)
-    return torch.cat([nothing[:0] if policy == "last" else nothing, *rows])
+    return condensed(torch.cat([nothing[:0] if policy == "last" else nothing, *rows]))
 
 
 def tensor_edits(
@@ -140,10 +148,10 @@ def _orthogonal(pairs: Pairs, weight: Float[Tensor, "out width"]) -> Float[Tenso
 
 
 PRESETS = {
-    "paper": UCE(),
-    "current-code": UCE(rows="last"),
-    "style": UCE(keep_weight=0.1),
-    "within": UCE(rows="all", reach=1.2),
+    "paper": UCE(word_weight=1.0),
+    "current-code": UCE(rows="last", word_weight=1.0),
+    "style": UCE(keep_weight=0.1, word_weight=1.0),
+    "within": UCE(rows="all", reach=1.2, word_weight=1.0),
 }
 """paper: the published results' code; current-code: the repository today; style: with an artists'
 keep list; within, ours: a style as said of things."""
