@@ -42,6 +42,7 @@ BARS = {
 }
 PAGES = {"emoji": README, "emoji-dit": Path("docs/families.md")}
 """Where a model's tables are."""
+MODULE = "python -m recipes.emoji.report"
 Prompt = tuple[str, str]
 """A prompt and the name that should be seen."""
 
@@ -70,38 +71,41 @@ def draw_many(pipe: Any, cases: list[Case]) -> list[Image.Image]:
         return draw(pipe, cases, lambda *_: None, batch=64)
 
 
-def measure(model: str) -> dict[str, Any]:
+def measure(model: str, thin: int) -> dict[str, Any]:
     """Every bar's figure."""
     pipe = load_pipeline(model)
-    found = drawn(pipe, reporting(model))
+    found = drawn(pipe, reporting(model), thin)
     if set(PARTS) <= set(BARS[model]):
         found |= parts(pipe)
     return found | {"seconds for 16 pictures": {"value": seconds_for_sixteen(pipe)}}
 
 
-def drawn(pipe: Any, judge: Judge) -> dict[str, Any]:
-    """What pictures show of their prompts."""
+def drawn(pipe: Any, judge: Judge, thin: int) -> dict[str, Any]:
+    """What pictures show of their prompts; of one prompt in `thin`."""
     data, rng = load(), np.random.default_rng(0)
     found: dict[str, Any] = {}
-    plain = ask(pipe, judge, [(f"a {n}", n) for n in NAMES], range(4), "concept")
+    names = NAMES[::thin]
+    plain = ask(pipe, judge, [(f"a {n}", n) for n in names], range(4), "concept")
     found["concept"] = share(plain)
-    each = np.array(plain).reshape(len(NAMES), -1).mean(1)
-    worst = np.argsort(each)[: len(NAMES) // 10]
+    each = np.array(plain).reshape(len(names), -1).mean(1)
+    worst = np.argsort(each)[: len(names) // 10]
     found["concept, worst tenth"] = {"value": float(each[worst].mean()), "n": len(worst) * 4}
-    found["weakest concepts"] = {NAMES[i]: float(each[i]) for i in worst}
+    found["weakest concepts"] = {names[i]: float(each[i]) for i in worst}
     styles, grounds = list(STYLES), list(BACKGROUNDS)
     pairs = list(zip(data.thing, data.style, data.held_out, strict=True))
     kept = [p for p in pairs if not p[2]]
     some = [kept[i] for i in rng.choice(len(kept), 216, replace=False)]
     prompts = [(f"a {NAMES[t]} in {styles[s]} style", styles[s]) for t, s, _ in some]
-    found["style"] = share(ask(pipe, judge, prompts, range(100, 101), "style"))
+    found["style"] = share(ask(pipe, judge, prompts[::thin], range(100, 101), "style"))
     colours = [(n, grounds[i % len(grounds)]) for i, n in enumerate(NAMES)]
     prompts = [(f"a {n} on a {g} background", g) for n, g in colours]
-    found["background"] = share(ask(pipe, judge, prompts, range(200, 201), "background"))
+    found["background"] = share(ask(pipe, judge, prompts[::thin], range(200, 201), "background"))
     prompts = [(f"a {NAMES[t]} in {styles[s]} style", NAMES[t]) for t, s, out in pairs if out]
-    found["concept, held-out pairs"] = share(ask(pipe, judge, prompts, range(300, 302), "concept"))
+    seen = ask(pipe, judge, prompts[::thin], range(300, 302), "concept")
+    found["concept, held-out pairs"] = share(seen)
     prompts = [(f"a {word}", t.name) for t in THINGS for word in t.aka]
-    found["concept, synonyms"] = share(ask(pipe, judge, prompts, range(400, 402), "concept"))
+    seen = ask(pipe, judge, prompts[::thin], range(400, 402), "concept")
+    found["concept, synonyms"] = share(seen)
     return found
 
 
@@ -164,12 +168,12 @@ def verdicts(found: dict[str, Any], bars: dict[str, float]) -> dict[str, bool]:
     }
 
 
-def report(model: str) -> None:
+def report(model: str, thin: int) -> None:
     """Measure one model, write its claim and its table."""
-    figures, bars = measure(model), BARS[model]
+    figures, bars = measure(model, thin), BARS[model]
     holds = verdicts(figures, bars)
     claim = {
-        "command": "make model-report",
+        "command": "make model-report" if thin == 1 else f"{MODULE} {model} --thin {thin}",
         "efface": efface.__version__,
         "steps": STEPS,
         "guidance": GUIDANCE,
@@ -191,5 +195,7 @@ def report(model: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(BARS), metavar="MODEL")
-    for name in parser.parse_args().models:
-        report(name)
+    parser.add_argument("--thin", type=int, default=1, help="measure one prompt in so many")
+    options = parser.parse_args()
+    for name in options.models:
+        report(name, options.thin)
