@@ -33,7 +33,7 @@ bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (bu
 	$(BIN)/python -m benchmarks.erase_startup
 	$(BIN)/python -m benchmarks.full_size
 
-model-report: .venv/.dev ## Measure the bundled model against its bars (fetches the icon sets)
+model-report: .venv/.dev ## Measure the bundled models against their bars (fetches the icon sets)
 	$(BIN)/python -m recipes.emoji.report
 
 attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits against plain loops
@@ -43,7 +43,7 @@ attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits
 left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a way in
 	$(BIN)/python -m studies.left_out
 
-erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled model
+erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled models
 	$(BIN)/python -m studies.emoji_erasure
 
 study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hours; resumes)

@@ -98,3 +98,15 @@ def test_unknown_names_are_refused(judges: dict[str, Judge], tmp_path: Path) -> 
         judges["tuning"].watch("unicorn")
     with pytest.raises(EffaceError, match="no judge"):
         Judge(tmp_path)
+
+
+def test_judges_are_found_by_the_models_they_are_named_with(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(EffaceError, match="no judge"):
+        reporting(str(tmp_path))
+    (tmp_path / "judges.json").write_text(json.dumps({"model": "emoji"}))
+    ours, theirs = (tuning(source).model.state_dict() for source in (str(tmp_path), "emoji"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    (tmp_path / "judges.json").write_text(json.dumps({"model": ["unicorn"]}))
+    with pytest.raises(EffaceError, match=r"unicorn.*emoji"):
+        reporting(str(tmp_path))

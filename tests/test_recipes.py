@@ -13,10 +13,12 @@ from torch import Generator
 from recipes.emoji import data
 from recipes.emoji.captions import SYNONYMS, article, caption, plain, word_for
 from recipes.emoji.data import held_out, icon_names, on_background, slug
-from recipes.emoji.denoiser import build, scheduler
+from recipes.emoji.denoiser import build
 from recipes.emoji.latents import CHANNELS, PATCH, LinearCode, to_patches
 from recipes.emoji.resume import Resumable
+from recipes.emoji.training import scheduler
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
+from recipes.emoji_dit.denoiser import build as build_transformer
 
 PROMISED = """
 cat, dog, wolf, horse, bird, fish, octopus, butterfly, snake, spider, red apple, banana, pizza,
@@ -234,3 +236,27 @@ def test_denoiser_reads_text_at_every_level() -> None:
     reads = [n for n, _ in unet.named_modules() if n.endswith("attn2")]
     blocks = {n.split(".attentions")[0] for n in reads}
     assert blocks >= {"down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"}
+
+
+def test_transformer_begins_as_the_identity() -> None:
+    with torch.random.fork_rng():
+        torch.random.set_rng_state(Generator().manual_seed(0).get_state())
+        model = build_transformer()
+    assert 10e6 < sum(p.numel() for p in model.parameters()) < 12e6
+    rng = Generator().manual_seed(1)
+    noise = torch.randn(1, CHANNELS, 8, 8, generator=rng)
+    text, mask = torch.randn(1, 4, 256, generator=rng), torch.ones(1, 4)
+    seen: list[torch.Tensor] = []
+    for block in model.transformer_blocks:
+        block.register_forward_hook(lambda _, given, out: seen.extend([given[0], out]))
+    with torch.no_grad():
+        out = model(
+            noise,
+            timestep=torch.tensor([500]),
+            encoder_hidden_states=text,
+            encoder_attention_mask=mask,
+        ).sample
+    assert len(seen) == 12
+    assert seen[0].abs().max() > 0.1
+    assert all(torch.equal(states, seen[0]) for states in seen)
+    assert not out.any()

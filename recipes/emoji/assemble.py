@@ -6,25 +6,32 @@
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import AutoModelForImageClassification, CLIPTextModel, CLIPTokenizer
 
 from recipes.emoji.autoencoder import OUT as AUTOENCODER
 from recipes.emoji.data import CACHE
-from recipes.emoji.denoiser import BATCH, Trainer, scheduler
+from recipes.emoji.denoiser import DESIGN
 from recipes.emoji.text import OUT as TEXT
+from recipes.emoji.training import Trainer, scheduler
 from recipes.emoji.world import BACKGROUNDS, NAMES, SIZE, STYLES, THINGS
 
 TARGET = Path("src/efface/models/emoji")
+Story = Mapping[str, float]
+"""What `training.json` says."""
 
 
-def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Path = TARGET) -> None:
-    """Write the folder next to its place, then swap it in."""
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+def assemble(unet: UNet2DConditionModel, training: Story) -> None:
+    """The pipeline with its judges."""
     pipe = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(AUTOENCODER / "model"),
         text_encoder=CLIPTextModel.from_pretrained(TEXT),
@@ -35,6 +42,15 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    write(pipe, training, TARGET, judges)
+
+
+def write(
+    pipe: DiffusionPipeline, training: Story, target: Path, more: Callable[[Path], None]
+) -> None:
+    """Write a model's folder next to its place, with `more` in it, then swap it in."""
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(fresh)
     load_wide(fresh / "text_encoder")
     words = {
@@ -46,10 +62,19 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
     others = {t.name: list(t.aka) for t in THINGS if t.aka}
     (fresh / "synonyms.json").write_text(json.dumps(others, indent=1) + "\n")
     (fresh / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+    more(fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
+    print(f"{target}: {size / 1e6:.1f} MB")
+
+
+def judges(folder: Path) -> None:
+    """Both judges, with how they read a picture."""
     for name in ("tuning", "reporting"):
         judge = AutoModelForImageClassification.from_pretrained(CACHE / "judges" / name)
-        judge.half().save_pretrained(fresh / "judges" / name)
-        load_wide(fresh / "judges" / name)
+        judge.half().save_pretrained(folder / "judges" / name)
+        load_wide(folder / "judges" / name)
         picture = {"do_resize": True, "size": {"height": SIZE, "width": SIZE}, "do_normalize": True}
         scale = {
             "image_mean": [0.5] * 3,
@@ -57,12 +82,10 @@ def assemble(unet: UNet2DConditionModel, training: dict[str, float], target: Pat
             "do_rescale": True,
             "rescale_factor": 1 / 255,
         }
-        (fresh / "judges" / name / "preprocessor_config.json").write_text(
+        (folder / "judges" / name / "preprocessor_config.json").write_text(
             json.dumps(picture | scale | {"image_processor_type": "ViTImageProcessor"}, indent=1)
             + "\n"
         )
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
 
 
 def load_wide(folder: Path) -> None:
@@ -72,10 +95,11 @@ def load_wide(folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
+def story(run: Trainer) -> Story:
+    """How long the denoiser has trained."""
+    return {"samples": run.samples, "denoiser minutes": round(run.minutes, 1)}
+
+
 if __name__ == "__main__":
-    run = Trainer(seed=0)
-    assemble(
-        run.averaged(), {"samples": run.step * BATCH, "denoiser minutes": round(run.minutes, 1)}
-    )
-    size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
-    print(f"{TARGET}: {size / 1e6:.1f} MB")
+    run = Trainer(DESIGN, seed=0)
+    assemble(run.averaged(), story(run))

@@ -6,6 +6,8 @@ part.
 """
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,13 +16,14 @@ from transformers import AutoModelForImageClassification, CLIPTextModel, CLIPTok
 from recipes.emoji.assemble import TARGET
 from recipes.emoji.autoencoder import OUT as AUTOENCODER
 from recipes.emoji.data import CACHE
-from recipes.emoji.denoiser import BATCH, OUT, Trainer
+from recipes.emoji.denoiser import DESIGN
 from recipes.emoji.text import OUT as TEXT
+from recipes.emoji.training import Design, Trainer
 
 
 def restore() -> None:
     """Text model, autoencoder, denoiser and judges, in float32."""
-    if any(p.exists() for p in (TEXT, AUTOENCODER, OUT)):
+    if any(p.exists() for p in (TEXT, AUTOENCODER, DESIGN.out)):
         raise FileExistsError(f"{CACHE} already holds trained parts: move them away first")
     wide = {"dtype": torch.float32}
     CLIPTextModel.from_pretrained(TARGET / "text_encoder", dtype=torch.float32).save_pretrained(
@@ -31,13 +34,17 @@ def restore() -> None:
     for judge in sorted((TARGET / "judges").iterdir()):
         model = AutoModelForImageClassification.from_pretrained(judge, dtype=torch.float32)
         model.save_pretrained(CACHE / "judges" / judge.name)
-    run = Trainer(seed=0)
-    run.unet.load_state_dict(
-        UNet2DConditionModel.from_pretrained(TARGET / "unet", **wide).state_dict()
-    )
-    run.average = {k: v.clone() for k, v in run.unet.state_dict().items()}
-    story = json.loads((TARGET / "training.json").read_text())
-    run.step, run.minutes = story["samples"] // BATCH, story["denoiser minutes"]
+    begin_again(DESIGN, UNet2DConditionModel.from_pretrained(TARGET / "unet", **wide), TARGET)
+
+
+def begin_again(design: Design, shipped: Any, folder: Path) -> None:
+    """A training state of the shipped weights, all moments forgotten."""
+    run = Trainer(design, seed=0)
+    run.model.load_state_dict(shipped.state_dict())
+    run.average = {k: v.clone() for k, v in run.model.state_dict().items()}
+    story = json.loads((folder / "training.json").read_text())
+    run.samples, run.minutes = story["samples"], story["denoiser minutes"]
+    run.step = run.samples // design.batch
     run.save()
 
 

@@ -104,7 +104,9 @@ def _order(
     pipe: DiffusionPipeline, cases: Sequence[Case], say: Say | None
 ) -> tuple[Any, dict[str, Any]]:
     """The pipeline that draws such cases, and what it is told of these."""
-    given: dict[str, Any] = _own_size(pipe) if cases[0].size is None else _sized(cases[0].size)
+    given = _as_asked(pipe)
+    if (size := cases[0].size) is not None:
+        given |= {"width": size[0], "height": size[1]}
     if cases[0].embeds is not None:
         given |= _soft(pipe, [case.embeds for case in cases if case.embeds is not None])
     elif say is not None:
@@ -117,10 +119,6 @@ def _order(
     given["strength"] = cases[0].strength
     given = {k: v for k, v in given.items() if k not in ("width", "height")}
     return _redrawing(pipe), given
-
-
-def _sized(size: tuple[int, int]) -> dict[str, Any]:
-    return {"width": size[0], "height": size[1]}
 
 
 def _redrawing(pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -146,12 +144,16 @@ def _opened(pipe: DiffusionPipeline, case: Case) -> Image.Image:
     return picture if case.size is None else picture.resize(case.size)
 
 
-def _own_size(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """The model's own picture size where the pipeline would round or take a fixed one."""
-    if "use_resolution_binning" not in inspect.signature(type(pipe).__call__).parameters:
-        return {}
-    side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    return {"use_resolution_binning": False, "height": side, "width": side}
+def _as_asked(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """What keeps a pipeline from rounding its model's own size or rewriting prompts."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    asked: dict[str, Any] = {}
+    if "use_resolution_binning" in takes:
+        side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+        asked |= {"use_resolution_binning": False, "height": side, "width": side}
+    if "clean_caption" in takes:
+        asked["clean_caption"] = False
+    return asked
 
 
 def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..., dict[str, Any]]:

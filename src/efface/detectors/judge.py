@@ -2,7 +2,8 @@
 
 A judge is an ordinary image classifier whose labels read "group:name"; within a group one name
 wins. Two come with the model, of different architectures and seeds. `tuning` is for choosing
-settings and for attacks' feedback; numbers that are published come from `reporting`.
+settings and for attacks' feedback; numbers that are published come from `reporting`. A model that
+draws the same things has them by naming that model: `judges.json`, {"model": "emoji"}.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from efface.backbones.checkpoint import resolve
+from efface.backbones.checkpoint import Checkpoint, bundled, resolve
 from efface.core import Detector, EffaceError, Verdict
 
 
@@ -84,9 +85,23 @@ class Judge:
 
 def tuning(source: str = "emoji") -> Judge:
     """The judge for tuning and feedback."""
-    return Judge(resolve(source) / "judges" / "tuning")
+    return Judge(_judges(source) / "tuning")
 
 
 def reporting(source: str = "emoji") -> Judge:
     """The judge for numbers that are published."""
-    return Judge(resolve(source) / "judges" / "reporting")
+    return Judge(_judges(source) / "reporting")
+
+
+def _judges(source: str) -> Path:
+    """The model's own judges, or those of the bundled model that its `judges.json` names."""
+    root = resolve(source)
+    elsewhere = root / "judges.json"
+    if elsewhere.is_file():
+        name = str(Checkpoint.read_json(elsewhere).get("model"))
+        if name not in bundled():
+            raise EffaceError(
+                f"{elsewhere} names no bundled model ({name!r}): give one of {', '.join(bundled())}"
+            )
+        root = bundled()[name]
+    return root / "judges"
