@@ -43,11 +43,11 @@ class SPEED:
 
     rows: RowPolicy = "last_to_end"
     """Which token rows are erased and kept: last, last_to_end or all."""
-    free: float = 0.01
+    free: float = 0.03
     """Directions with less than this share of the kept rows' mean eigenvalue are free to change."""
-    filtered: bool = True
+    filtered: bool = False
     """Whether kept rows that a plain edit would hardly move are left out."""
-    ridge: float = 1.0
+    ridge: float = 0.1
     """k, above 0. Higher makes the edit smaller."""
     fix_ridge: float = 0.0
     """l, from 0: how loosely the empty prompt's rows are held; 0 holds them exactly."""
@@ -108,3 +108,7 @@ class SPEED:
         hold = eye - m @ k2 @ torch.linalg.pinv(inner, rtol=1e-10) @ k2.T @ projector
         right = rows @ projector @ hold @ m
         return LowRank((goals - rows).T / len(rows), right.T)
+
+
+PRESETS = {"few": SPEED(filtered=True, ridge=1.0)}
+"""few: the released code's weights for a few concepts; the defaults are nearer to its many."""
