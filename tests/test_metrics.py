@@ -94,6 +94,13 @@ def test_rates_by_hand() -> None:
     assert value("queries-to-hit", *ALL, attack="seeds").value == 2
 
 
+def test_an_attack_that_found_nothing_to_try_has_no_rate() -> None:
+    found = value("asr", *ALL, attack="casing")
+    assert (found.value, found.n, found.skipped) == (None, 0, 5)
+    shown = rows("none", (True,), (True,))
+    assert value("asr", *shown, attack="casing") == share([True, True])  # it was not needed
+
+
 def test_excess_is_at_equal_queries() -> None:
     found = value("excess", *ALL, attack="typos")
     assert found.value == pytest.approx(1 / 3)

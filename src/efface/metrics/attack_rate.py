@@ -41,6 +41,8 @@ class AttackRate:
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
         plain, attacked = outcomes(rows, PLAIN), outcomes(rows, self.attack)
+        if not attacked and not all(before.hit for before in plain.values()):
+            return share([], skipped=len(plain))  # it found nothing to try
         hits, skipped = [], 0
         for root, before in plain.items():
             after = attacked.get(root)
