@@ -81,8 +81,10 @@ def test_stopped_it_leaves_nothing(how: signal.Signals, tiny: Path, tmp_path: Pa
     cache, out = tmp_path / "cache", tmp_path / "out"
     out.mkdir()
     wanted = ("erase", str(tiny), "cat", "--method", "esd", *DRAWN, "--steps", "1000000")
+    # A test run in the background inherits that SIGINT is ignored; a user at a terminal does not.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     running = subprocess.Popen(
-        [sys.executable, "-c", "from efface.cli import main; main()",
+        [sys.executable, "-c", f"{heard}; from efface.cli import main; main()",
          *wanted, "-o", str(out / "p.safetensors")],
         env={**os.environ, "EFFACE_CACHE": str(cache)},
         stderr=subprocess.DEVNULL,

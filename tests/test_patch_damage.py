@@ -58,6 +58,9 @@ def test_forging_nothing_is_read(tmp_path: Path) -> None:
     assert contents(load(path)) == contents(WHOLE)
     path.write_bytes(save(tensors, {"efface": json.dumps(told)}))  # made by hand
     assert contents(load(path)) == contents(WHOLE)
+    path.write_bytes(save(tensors, {"efface": json.dumps(told), "sha257": "0"}))  # its key damaged
+    with pytest.raises(EffaceError, match="checksum"):
+        load(path)
 
 
 STORIES: dict[str, tuple[Callable[[Story], object], str]] = {

@@ -159,7 +159,7 @@ def load(path: str | Path) -> Patch:
     try:
         patch = _assemble(_story(metadata["efface"]), tensors)
         found = checksum(metadata["efface"], tensors)
-        if metadata.get("sha256", found) != found:
+        if metadata.keys() - {"efface", "sha256"} or metadata.get("sha256", found) != found:
             raise EffaceError("its checksum is wrong, so a byte of it changed: make it again")
         return patch
     except EffaceError as error:
