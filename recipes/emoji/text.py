@@ -8,12 +8,13 @@ on from its checkpoint where it was stopped.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from recipes.emoji.captions import caption, vocabulary_text, word_for
@@ -25,6 +26,8 @@ from recipes.emoji.world import BACKGROUNDS, NAMES, STYLES
 LENGTH = 32
 """Positions of the text model."""
 OUT = CACHE / "text"
+Read = Callable[[list[str]], tuple[Tensor, Tensor]]
+"""Captions to two views of what they say: as a whole, and at the end."""
 
 
 def train_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -111,17 +114,12 @@ class Batches:
         return texts, pick, ground, stated, says_style & says_ground
 
 
-def train(steps: int = 1600, batch: int = 96) -> None:
-    """Teach the encoder; what it has learned is written at the end."""
-    tokenizer = train_tokenizer(OUT)
-    generator = torch.Generator().manual_seed(0)
-    torch.random.set_rng_state(generator.get_state())
-    encoder = build_encoder(tokenizer)
-    encoder.set_attn_implementation("eager")
+def teach(encoder: nn.Module, read: Read, out: Path, width: int, steps: int, batch: int) -> None:
+    """Teach an encoder what captions say; goes on from the checkpoint in `out`."""
     latents = picture_latents(LinearCode.load())
     sizes = (len(NAMES), len(STYLES), len(BACKGROUNDS))
-    heads = nn.ModuleList([nn.Linear(256, n) for n in sizes])
-    picture = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, latents[0, 0].numel()))
+    heads = nn.ModuleList([nn.Linear(width, n) for n in sizes])
+    picture = nn.Sequential(nn.Linear(width, 512), nn.GELU(), nn.Linear(512, latents[0, 0].numel()))
     modules = nn.ModuleList([encoder, heads, picture])
     optimiser = torch.optim.AdamW(
         modules.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98)
@@ -129,23 +127,19 @@ def train(steps: int = 1600, batch: int = 96) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 1e-3, total_steps=steps, pct_start=0.1
     )
-    run = Resumable(OUT / "state.pt", modules=modules, optimiser=optimiser, schedule=schedule)
+    run = Resumable(out / "state.pt", modules=modules, optimiser=optimiser, schedule=schedule)
     batches, started = Batches(seed=1 + run.step), time.time()
     while run.step < steps:
         texts, pick, ground, stated, full = batches.draw(batch)
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with torch.autocast("cpu", torch.bfloat16):
-            out = encoder(ids)
-        states = out.last_hidden_state.float()
-        pooled = out.pooler_output.float()
+        whole, end = read(texts)
         labels = torch.from_numpy(stated)
         loss = sum(
             nn.functional.cross_entropy(head(view), labels[:, k], ignore_index=-1)
             for k, head in enumerate(heads)
-            for view in (pooled, states[:, -1])
+            for view in (whole, end)
         )
         target = latents[torch.from_numpy(pick), torch.from_numpy(ground)].flatten(1)
-        error = ((picture(pooled) - target) ** 2).mean(1)
+        error = ((picture(whole) - target) ** 2).mean(1)
         loss = loss + 2 * error.mean()
         optimiser.zero_grad()
         loss.backward()
@@ -161,6 +155,23 @@ def train(steps: int = 1600, batch: int = 96) -> None:
                 f"{time.time() - started:.0f}s",
                 flush=True,
             )
+
+
+def train(steps: int = 1600, batch: int = 96) -> None:
+    """Teach the encoder; what it has learned is written at the end."""
+    tokenizer = train_tokenizer(OUT)
+    generator = torch.Generator().manual_seed(0)
+    torch.random.set_rng_state(generator.get_state())
+    encoder = build_encoder(tokenizer)
+    encoder.set_attn_implementation("eager")
+
+    def read(texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            out = encoder(ids)
+        return out.pooler_output.float(), out.last_hidden_state.float()[:, -1]
+
+    teach(encoder, read, OUT, 256, steps, batch)
     encoder.save_pretrained(OUT)
 
 

@@ -7,20 +7,16 @@ stopped.
 """
 
 import math
-import time
 from collections import Counter
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from recipes.emoji.captions import vocabulary_text
-from recipes.emoji.latents import LinearCode, picture_latents
-from recipes.emoji.resume import Resumable
-from recipes.emoji.text import Batches
-from recipes.emoji.world import BACKGROUNDS, NAMES, STYLES
+from recipes.emoji.text import teach
 
 CACHE = Path(".cache/emoji_dit")
 OUT = CACHE / "text"
@@ -83,48 +79,14 @@ def train(steps: int = 1000, batch: int = 80) -> None:
     tokenizer = train_tokenizer(OUT)
     torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
     encoder = build_encoder(tokenizer).train()
-    latents = picture_latents(LinearCode.load())
-    sizes = (len(NAMES), len(STYLES), len(BACKGROUNDS))
-    heads = nn.ModuleList([nn.Linear(WIDTH, n) for n in sizes])
-    picture = nn.Sequential(nn.Linear(WIDTH, 512), nn.GELU(), nn.Linear(512, latents[0, 0].numel()))
-    modules = nn.ModuleList([encoder, heads, picture])
-    optimiser = torch.optim.AdamW(
-        modules.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98)
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 1e-3, total_steps=steps, pct_start=0.1
-    )
-    run = Resumable(OUT / "state.pt", modules=modules, optimiser=optimiser, schedule=schedule)
-    batches, started = Batches(seed=1 + run.step), time.time()
-    while run.step < steps:
-        texts, pick, ground, stated, full = batches.draw(batch)
+
+    def read(texts: list[str]) -> tuple[Tensor, Tensor]:
         words = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
             out = encoder(words.input_ids, attention_mask=words.attention_mask)
-        mean, end = views(out.last_hidden_state.float(), words.attention_mask)
-        labels = torch.from_numpy(stated)
-        loss = sum(
-            nn.functional.cross_entropy(head(view), labels[:, k], ignore_index=-1)
-            for k, head in enumerate(heads)
-            for view in (mean, end)
-        )
-        target = latents[torch.from_numpy(pick), torch.from_numpy(ground)].flatten(1)
-        error = ((picture(mean) - target) ** 2).mean(1)
-        loss = loss + 2 * error.mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        run.step += 1
-        if run.step % 100 == 0:
-            run.save()
-            known = error[torch.from_numpy(full)].mean().item()
-            print(
-                f"{run.step} loss {loss.item():.3f} latent {known:.3f} "
-                f"{time.time() - started:.0f}s",
-                flush=True,
-            )
+        return views(out.last_hidden_state.float(), words.attention_mask)
+
+    teach(encoder, read, OUT, WIDTH, steps, batch)
     encoder.eval().save_pretrained(OUT)
 
 
