@@ -158,8 +158,12 @@ def teach(encoder: nn.Module, read: Read, out: Path, width: int, steps: int, bat
 
 
 def train(steps: int = 1600, batch: int = 96) -> None:
-    """Teach the encoder; what it has learned is written at the end."""
-    tokenizer = train_tokenizer(OUT)
+    """Teach the encoder; what it has learned is written at the end.
+
+    A resumed run keeps its tokenizer: another training of it numbers the tokens otherwise.
+    """
+    begun = (OUT / "state.pt").exists()
+    tokenizer = CLIPTokenizer.from_pretrained(OUT) if begun else train_tokenizer(OUT)
     generator = torch.Generator().manual_seed(0)
     torch.random.set_rng_state(generator.get_state())
     encoder = build_encoder(tokenizer)
