@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,13 +96,18 @@ class Pictures:
 
 
 def fetch(package: str, folder: Path = CACHE) -> Path:
-    """Download one pinned package with npm unless it is there; refuse a tarball of another hash."""
+    """Download one pinned package with npm unless it is there; refuse a tarball of another hash.
+
+    A file takes its name when it is whole: the processes of one training may begin together.
+    """
     version, digest = PACKAGES[package]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not path.exists():
         command = ["npm", "pack", f"{package}@{version}", "--silent"]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            subprocess.run(command, cwd=own, check=True, stdout=subprocess.DEVNULL)
+            (Path(own) / path.name).replace(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
         raise ValueError(f"{path} has sha256 {found}, expected {digest}: delete it and run again")
@@ -194,7 +200,9 @@ def load(folder: Path = CACHE) -> Pictures:
     path = folder / "pictures.npz"
     if not path.exists():
         pictures = build()
-        np.savez_compressed(path, **vars(pictures))
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            np.savez_compressed(Path(own) / path.name, **vars(pictures))
+            (Path(own) / path.name).replace(path)
     with np.load(path) as data:
         return Pictures(**{k: data[k] for k in data.files})
 

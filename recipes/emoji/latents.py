@@ -7,6 +7,8 @@ it, so the denoiser can train before the autoencoder exists.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -48,7 +50,9 @@ class LinearCode:
         path = CACHE / "code.npz"
         if not path.exists():
             code = fit()
-            np.savez(path, **{k: v.numpy() for k, v in vars(code).items()})
+            with TemporaryDirectory(dir=CACHE) as own:
+                np.savez(Path(own) / path.name, **{k: v.numpy() for k, v in vars(code).items()})
+                (Path(own) / path.name).replace(path)
         with np.load(path) as data:
             return cls(**{k: torch.from_numpy(data[k]) for k in data.files})
 
