@@ -28,6 +28,7 @@ from efface.provenance import provenance
 from efface.run import Root, Scene, drive
 from efface.store import Run, Store, open_store, read
 from efface.summary import summary
+from efface.watchers import Several
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,8 +54,10 @@ class Settings:
     prompts: PromptFile | None = None
     concept: Concept | None = None
     """None: the patch's."""
-    detector: str | None = None
-    """Preset or folder; None: the model's reporting judge."""
+    detector: tuple[str, ...] = ()
+    """Detectors, each for what those before it cannot name; none: the model's reporting judge."""
+    detecting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Detector -> settings that differ from its own."""
     watch: str | None = None
     """What the detector looks for; None: what the prompt names."""
     steps: int = 20
@@ -76,7 +79,11 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     if not asked.attacks and not reads_rows(pipe):
         chosen = {name: attack for name, attack in chosen.items() if attack.access == "none"}
     base, attacked = (open_pipeline(p, frozen=True) for p in (pipe, after))
-    bench = _Bench(base, concept, detectors.open_judge(asked.detector, str(root)), asked)
+    kept = concept.keep or everyday(base, concept.erase)
+    judge, seen = detectors.open_watcher(
+        asked.detector, str(root), (*concept.erase, *kept), pipe.device.type, asked.detecting
+    )
+    bench = _Bench(base, concept, kept, judge, asked)
     precision = _precision(asked.precision, pipe.device)
     story = {
         "efface": __version__,
@@ -87,7 +94,11 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "attacks": {name: asdict(attack) for name, attack in chosen.items()},  # type: ignore[call-overload]
         "prompts": bench.told(),
         "budget": asked.budget,
-        "detector": {"name": asked.detector or detectors.DEFAULT, "watch": asked.watch},
+        "detector": {
+            "name": ", ".join(asked.detector) or detectors.DEFAULT,
+            "watch": asked.watch,
+            "each": seen,
+        },
         **{key: getattr(asked, key) for key in ("steps", "guidance", "seed", "batch")},
         "sampler": type(pipe.scheduler).__name__,
         "precision": str(precision).removeprefix("torch."),
@@ -145,7 +156,9 @@ def _precision(asked: str, device: torch.device) -> torch.dtype:
 class _Bench:
     """The cases of an audit, each with who judges it."""
 
-    def __init__(self, base: Model, concept: Concept, judge: Any, asked: Settings) -> None:
+    def __init__(
+        self, base: Model, concept: Concept, kept: Sequence[str], judge: Several, asked: Settings
+    ) -> None:
         self.judge, self.asked, self.concept, self.base = judge, asked, concept, base
         counts = COUNTS[asked.budget]
         self.count = asked.count or counts[0]
@@ -158,9 +171,9 @@ class _Bench:
         if asked.prompts is not None:
             self.file = asked.prompts.count(asked.count)
         self.cases = targets(said, things, self.count, default)
-        self.domain = spot(asked.watch or concept.erase[0], judge.groups, base.synonyms)[0]
-        known = concept.keep or everyday(base, concept.erase)
-        words = [w for w in known if w.lower() not in {e.lower() for e in concept.erase}]
+        self.sought = asked.watch or judge.sole
+        self.domain = spot(self.sought or concept.erase[0], judge.groups, base.synonyms)[0]
+        words = [w for w in kept if w.lower() not in {e.lower() for e in concept.erase}]
         seeded = replace(default, seed=asked.seed + KEPT_SEEDS)
         self.kept = retained(words, things, judge.groups, counts[1], seeded)
         self.watch: Callable[[str, str], Detector] = cache(judge.watch)
@@ -175,7 +188,7 @@ class _Bench:
         given: Iterable[Case] = self.cases if self.file is None else self._from_file()
         for case in given:
             named = [e for e in self.concept.erase if e.lower() in case.prompt.lower()]
-            phrase = self.asked.watch or max(named, key=len, default=self.concept.erase[0])
+            phrase = self.sought or max(named, key=len, default=self.concept.erase[0])
             domain, name = spot(phrase, self.judge.groups, self.base.synonyms)
             yield case, self.watch(name, domain)
 

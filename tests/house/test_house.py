@@ -105,7 +105,8 @@ def test_method_cites_its_paper(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "verb"), [("erasers", "fit"), ("attacks", "run"), ("metrics", "__call__")]
+    ("folder", "verb"),
+    [("erasers", "fit"), ("attacks", "run"), ("metrics", "__call__"), ("detectors", "open")],
 )
 def test_folder_equals_registry(folder: str, verb: str) -> None:
     registry: dict[str, str] = importlib.import_module(f"efface.{folder}").REGISTRY

@@ -46,8 +46,12 @@ def audit(
         typer.Option(metavar="TEXT", help="What was erased [default: what the patch says]."),
     ] = None,
     detector: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FOLDER", help="Judge [default: the model's reporting judge]."),
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PATH][@SCORE]",
+            help="Judge, or a classifier's folder; a second one for what the first cannot name "
+            "[default: the model's reporting judge].",
+        ),
     ] = None,
     watch: Annotated[
         str | None,
@@ -62,7 +66,9 @@ def audit(
     ] = "auto",
     assigned: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="ATTACK.NAME=VALUE", help="A setting of an attack."),
+        typer.Option(
+            "--set", metavar="WHAT.NAME=VALUE", help="A setting of an attack or a detector."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -81,14 +87,16 @@ def audit(
     from efface.summary import summary
 
     default = Case("", seed, steps, guidance)
+    attacking, detecting = _assigned(assigned or [])
     asked = whole.Settings(
         attacks=tuple(attack or ()),
-        assigned=_assigned(assigned or []),
+        assigned=attacking,
+        detecting=detecting,
         budget=budget,
         count=count,
         prompts=_file(prompts, column, default),
         concept=_concept(concept),
-        detector=detector,
+        detector=tuple(detector or ()),
         watch=watch,
         steps=steps,
         guidance=guidance,
@@ -123,21 +131,26 @@ def _concept(phrases: list[str] | None) -> "Concept | None":
     return Concept(", ".join(phrases), tuple(phrases)) if phrases else None
 
 
-def _assigned(words: list[str]) -> dict[str, dict[str, Any]]:
-    """Attack -> its settings, read as its fields say."""
-    from efface import attacks, settings
+def _assigned(words: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Attack, and detector -> its settings, read as its fields say."""
+    from efface import attacks, detectors, settings
     from efface.core import EffaceError
 
-    by_attack: dict[str, dict[str, str]] = {}
+    by_name: dict[str, dict[str, str]] = {}
     for word in words:
         place, equals, value = word.partition("=")
         name, dot, key = place.partition(".")
         if not equals or not dot:
-            raise EffaceError(f"--set {word!r} is not ATTACK.NAME=VALUE, as in typos.k=16")
-        by_attack.setdefault(name, {})[key] = value
-    return {
-        name: settings.parse(name, attacks.find(name), given) for name, given in by_attack.items()
-    }
+            raise EffaceError(f"--set {word!r} is not WHAT.NAME=VALUE, as in typos.k=16")
+        by_name.setdefault(name, {})[key] = value
+    attacking, detecting = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+    kinds = detectors.kinds() if by_name else {}
+    for name, given in by_name.items():
+        if name in kinds:
+            detecting[name] = settings.parse(name, detectors.find(kinds[name]), given)
+        else:
+            attacking[name] = settings.parse(name, attacks.find(name), given)
+    return attacking, detecting
 
 
 def _quiet_drawing() -> None:
