@@ -44,7 +44,7 @@ def built(name: str) -> metrics.Metric:
     return metrics.build(name, **({"attack": "typos"} if name in needs else {}))
 
 
-OF_PICTURES = {"fid", "kid", "cmmd", "picture-change"}
+OF_PICTURES = {"fid", "kid", "cmmd", "picture-change", "clip-score"}
 """Tested with pictures, in test_distances."""
 every_metric = pytest.mark.parametrize(
     "name", [name for name in metrics.REGISTRY if name not in OF_PICTURES]

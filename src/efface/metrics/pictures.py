@@ -1,5 +1,7 @@
 """How far the erased model's pictures of what must stay are from the base model's, same seeds.
 
+Or from a folder of pictures: papers measure FID of COCO's captions against COCO's photographs.
+
 FID (arXiv:1706.08500), KID (arXiv:1801.01401), CMMD (arXiv:2401.09603) and, picture by picture, the
 cosine distance of features, in the manner of LPIPS (arXiv:1801.03924) with one layer. Any local
 image model is the extractor; numbers of two extractors are never to be compared.
@@ -14,11 +16,13 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from efface.backbones.features import extractor
-from efface.core import ACROSS, KEPT, Estimate, Row
+from efface.backbones.features import BATCH, extractor
+from efface.core import ACROSS, KEPT, EffaceError, Estimate, Row
 from efface.distances import cmmd, fid, kid
 from efface.outcomes import same
 from efface.stats import of_samples
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class _OfSets(ABC):
     """Folder of the run, where the pictures are."""
     extractor: str
     """Folder of a local image model."""
+    reference: str = ""
+    """Folder of pictures to be compared with; empty: the base model's."""
+    of_base: bool = False
+    """Whether the base model's pictures are compared with the folder."""
     unit: ClassVar[str]
 
     @abstractmethod
@@ -36,11 +44,30 @@ class _OfSets(ABC):
         """Between two sets of features."""
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
+        if self.reference:
+            return self._from_reference(base if self.of_base else rows)
         pairs, skipped = _pairs(rows, base)
         if len(pairs) < 2:
             return Estimate(None, None, 0, skipped, self.unit)
         after, before = _features(self.run, self.extractor, pairs)
         return Estimate(self.distance(after, before), None, len(pairs), skipped, self.unit)
+
+    def _from_reference(self, rows: Sequence[Row]) -> Estimate:
+        asked = [row.image for row in rows if row.attack in (KEPT, ACROSS)]
+        ours = sorted(image for image in asked if image is not None)
+        theirs = pictures_in(Path(self.reference))
+        if len(ours) < 2:
+            return Estimate(None, None, 0, len(asked), self.unit)
+        extract = extractor(Path(self.extractor))
+        found = extract([_opened(Path(self.run) / path) for path in ours])
+        known = np.concatenate(
+            [
+                extract([_opened(p) for p in theirs[i : i + BATCH]])
+                for i in range(0, len(theirs), BATCH)
+            ]
+        )
+        skipped = len(asked) - len(ours)
+        return Estimate(self.distance(found, known), None, len(ours), skipped, self.unit)
 
 
 @dataclass(frozen=True)
@@ -92,6 +119,14 @@ class PictureChange:
         return of_samples(
             np.mean, [apart.tolist()], paired=True, skipped=skipped, unit="1 - cosine"
         )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder; one sentence if there are fewer than two."""
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in ENDINGS)
+    if len(found) < 2:
+        raise EffaceError(f"{folder} holds {len(found)} pictures: give a folder of PNG or JPEG")
+    return found
 
 
 def _pairs(rows: Sequence[Row], base: Sequence[Row]) -> tuple[list[tuple[Path, Path]], int]:
