@@ -152,7 +152,7 @@ def test_distance_from_a_folder_of_pictures(judge: Path, tmp_path: Path) -> None
 def test_clip_score_is_the_mean_of_the_cosines(tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-    clip = build_clip(tmp_path / "clip")
+    clip = build_clip(tmp_path / "clip", seed=3)
     rows = kept(tmp_path, 0)
     rows = [replace(row, root=Case(f"a dog on {i} cats", i)) for i, row in enumerate(rows)]
     metric = metrics.build("clip-score", run=str(tmp_path), clip=str(clip))
@@ -166,6 +166,8 @@ def test_clip_score_is_the_mean_of_the_cosines(tmp_path: Path) -> None:
     cosines = (told.image_embeds * told.text_embeds).sum(1)
     found = metric(rows[::-1], [])
     assert found.value == pytest.approx(100 * cosines.clamp(min=0).mean().item(), abs=1e-3)
+    assert found.value is not None
+    assert found.value > 0
     assert found.n == 4
     lost = [*rows, replace(rows[0], image=None, error="lost")]
     assert (metric(lost, []).n, metric(lost, []).skipped) == (4, 1)

@@ -35,9 +35,8 @@ LEVEL = {
     **dict.fromkeys(["core", "linalg"], GROUND),
     **dict.fromkeys(METHODS, METHOD),
     **dict.fromkeys(["run"], RUNNER),
-    **dict.fromkeys(
-        ["api", "audit", "summary", "study", "report", "cli", "web", "__main__", ""], FACES
-    ),
+    **dict.fromkeys(["api", "audit", "summary", "study", "study_file"], FACES),
+    **dict.fromkeys(["report", "cli", "web", "__main__", ""], FACES),
 }
 # Rows and what is counted from them, never what made them.
 REPORT_SEES = {"core", "store", "stats", "outcomes", "summary", "phrases", ""}

@@ -14,12 +14,13 @@ Cli = Callable[..., Any]
 
 
 def test_a_run_is_measured(cli: Cli, audited: Path, tiny_judge: Path, tmp_path: Path) -> None:
-    clip = build_clip(tmp_path / "clip")
+    clip = build_clip(tmp_path / "clip", seed=3)
     asked = ("measure", audited, "--extractor", tiny_judge, "--clip", clip)
     told = json.loads(cli(*asked, "--json").out)
     drawn = sum(row.attack in ("kept", "across") for row in read(audited).rows)
     names = ("fid", "kid", "cmmd", "picture-change", "clip-score", "clip-score, base")
     assert {name: told[name]["n"] for name in names} == dict.fromkeys(names, drawn)
+    assert told["clip-score"]["value"] > 0
     assert told["clip-score"]["value"] != told["clip-score, base"]["value"]
     assert set(told["models"]) == {str(tiny_judge), str(clip)}
     shown = cli(*asked, "--reference", audited / "pictures")

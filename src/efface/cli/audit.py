@@ -64,6 +64,7 @@ def audit(
     precision: Annotated[
         str, typer.Option(help="Of products: auto, float32 or bfloat16.")
     ] = "auto",
+    device: Annotated[str, typer.Option(help="Where to draw and judge: cpu, cuda.")] = "cpu",
     assigned: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,6 +104,7 @@ def audit(
         seed=seed,
         batch=batch,
         precision=precision,
+        device=device,
     )
     with show.progress() as on_step:
         found = whole.audit(model, erased, out, asked, on_step)
