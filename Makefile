@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report study
+.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -45,6 +45,9 @@ left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a 
 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled models
 	$(BIN)/python -m studies.emoji_erasure
+
+adversary-report: .venv/.dev ## The exact adversary beside RECE's strengths; certificate against attacks
+	$(BIN)/python -m studies.adversary
 
 study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hours; resumes)
 	mkdir -p runs

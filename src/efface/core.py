@@ -102,6 +102,14 @@ class Ellipsoid(NamedTuple):
     solid: bool = False
     """|z|^2 <= radius2: no norm binds the rows, the bound is that of a sample of prompts."""
 
+    def pull(self, form: Float[Tensor, "width width"]) -> Float[Tensor, "free free"]:
+        """AᵀFA of the axes A in float64; no product where A scales and picks leading columns."""
+        axes, form = self.axes.double(), form.double()
+        scale = axes.diagonal()
+        if len(scale) == axes.shape[1] and axes.count_nonzero() == scale.count_nonzero():
+            return scale[:, None] * form[: len(scale), : len(scale)] * scale
+        return axes.T @ form @ axes
+
 
 @dataclass(frozen=True, eq=False)
 class PromptMap:

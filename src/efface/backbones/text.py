@@ -17,12 +17,9 @@ from efface.backbones.encoders import T5, Clip, Encoder, Gemma, Words
 from efface.core import Ellipsoid, Encoded
 from efface.ellipsoids import ball, side_by_side
 
-SAMPLE = (
-    "a city street in the rain, neon lights, in the style of a comic",
-    "xqz 1234 !!",
-    "red",
-)
-"""Prompts that bound the rows of encoders without a norm at their end, padding and all."""
+SAMPLE = ("a city street in the rain, neon lights, xqz 1234 !!, in the style of a comic, red",)
+"""What bounds the rows of encoders without a norm at their end, padding and all: common words and
+strings that are none. One pass over one prompt, for the encoders are large."""
 
 
 @runtime_checkable
