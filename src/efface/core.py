@@ -69,6 +69,10 @@ class Case:
     """Share of the noise that is put on `start`: 0 leaves it as it is, 1 leaves nothing of it."""
     size: tuple[int, int] | None = None
     """Width and height in pixels; None: the model's own."""
+    hole: float = 0.0
+    """Sides of the central part of `start` that is drawn anew, as a share of its; 0: no part."""
+    handed: int = 0
+    """First steps, which the base model draws before the model goes on."""
 
 
 class Encoded(NamedTuple):

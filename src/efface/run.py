@@ -15,8 +15,9 @@ import torch
 from PIL.Image import Image
 
 from efface.attacks import Attack
+from efface.backbones.between import inside
 from efface.backbones.model import Model
-from efface.backbones.pipeline import alike, draw, reads_rows
+from efface.backbones.pipeline import Artist, alike, draw, reads_rows
 from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
 from efface.rows import Rows, rounded, tell_case
 from efface.safety import REFUSED, about, refused
@@ -173,7 +174,11 @@ def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> lis
     else:
         drawn = _draw(scene, scene.base if base else scene.erased, [line.case for line in lines])
     judged = _judge(
-        [(p, line.detector) for p, line in zip(drawn, lines, strict=True) if isinstance(p, Image)]
+        [
+            (inside(p, line.case.hole) if line.case.hole else p, line.detector)
+            for p, line in zip(drawn, lines, strict=True)
+            if isinstance(p, Image)
+        ]
     )
     found = []
     for line, picture in zip(lines, drawn, strict=True):
@@ -197,6 +202,19 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
         case if case.start is None else replace(case, start=scene.store.folder / case.start)
         for case in cases
     ]
+    artist, base = _artist(model), _artist(scene.base)
+    rough, device = scene.precision is not torch.float32, artist.pipe.device.type
+    try:
+        with torch.autocast(device, scene.precision, enabled=rough):
+            return list(draw(artist.pipe, here, _quiet, scene.batch, artist.say, base))
+    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
+        if len(cases) == 1:
+            return [_reason(error)]
+        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+
+
+def _artist(model: Model) -> Artist:
+    """A model as what draws."""
     pipe = model.pipe
     assert pipe is not None, "a run draws with models of live pipelines"
 
@@ -204,14 +222,7 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
         with torch.autocast(pipe.device.type, enabled=False):  # what is said is kept, and shared
             return model.encode(prompts).states
 
-    rough = scene.precision is not torch.float32
-    try:
-        with torch.autocast(pipe.device.type, scene.precision, enabled=rough):
-            return list(draw(pipe, here, _quiet, scene.batch, say if reads_rows(pipe) else None))
-    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
-        if len(cases) == 1:
-            return [_reason(error)]
-        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+    return Artist(pipe, say if reads_rows(pipe) else None)
 
 
 def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:

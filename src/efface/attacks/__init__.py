@@ -43,6 +43,8 @@ REGISTRY = {
     "dilution": "efface.attacks.dilution:Dilution",
     "order": "efface.attacks.order:Order",
     "img2img": "efface.attacks.img2img:ImageToImage",
+    "inpainting": "efface.attacks.inpainting:Inpainting",
+    "completion": "efface.attacks.completion:Completion",
     "ringabell": "efface.attacks.ringabell:RingABell",
     "optimum": "efface.attacks.optimum:Optimum",
     "nearest": "efface.attacks.nearest:Nearest",
