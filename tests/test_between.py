@@ -178,7 +178,7 @@ def test_the_sampler_remembers_the_base_models_steps(
     base, after = (with_sampler(p, DPMSolverMultistepScheduler) for p in (pipe, erased))
     given = {"prompt": ["a cat"], "num_inference_steps": 5, "guidance_scale": 3.0}
     begun = begin(base, 2, **given, generator=[torch.Generator().manual_seed(3)])
-    memory = []
+    memory = list[list[Any]]()
     step = DPMSolverMultistepScheduler.step
 
     def spy(self: Any, output: torch.Tensor, *rest: Any, **more: Any) -> Any:
@@ -208,7 +208,7 @@ def test_a_batch_is_drawn_as_one_by_one(erased: DiffusionPipeline, start: Path) 
 def test_they_run_and_only_the_hole_is_judged(
     name: str, pipe: DiffusionPipeline, erased: DiffusionPipeline, start: Path, tmp_path: Path
 ) -> None:
-    sizes = []
+    sizes = list[tuple[int, int]]()
 
     def detect(pictures: Sequence[Image.Image]) -> list[Verdict]:
         sizes.extend(p.size for p in pictures)
@@ -216,8 +216,8 @@ def test_they_run_and_only_the_hole_is_judged(
 
     with open_store(tmp_path / "run", {}) as store:
         (store.folder / "start.png").write_bytes(start.read_bytes())
-        models = (open_pipeline(p, frozen=True) for p in (erased, pipe))
-        scene = Scene(*models, Concept("cat", ("cat",)), store)
+        after, base = (open_pipeline(p, frozen=True) for p in (erased, pipe))
+        scene = Scene(after, base, Concept("cat", ("cat",)), store)
         case = Case("a cat", 1, 20, start=Path("start.png") if name == "inpainting" else None)
         drive(scene, name, attacks.build(name, "small"), [(case, detect)], quiet)
         rows = list(store.rows)

@@ -29,6 +29,7 @@ from efface.run import Root, Scene, drive
 from efface.store import Run, Store, open_store, read
 from efface.summary import summary
 from efface.watchers import Several
+from efface.zeros import leak
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -105,6 +106,7 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "sampler": type(pipe.scheduler).__name__,
         "precision": str(precision).removeprefix("torch."),
         "device": pipe.device.type,
+        "zeros": leak(after, pipe),
     }
     named = {"model": model, "erased": erased, "patch": provenance(erased)}
     with open_store(out, story, named) as store:

@@ -199,10 +199,18 @@ def _table(answer: Mapping[str, Any], took: float) -> None:
             "prompts refused": prompts.get("refused") or None,
             "prompts repeated": prompts.get("repeated") or None,
             "errors": answer["errors"] or None,
+            "mask leaks": _leak(story.get("zeros")),
             "spent": f"{answer['pictures']} pictures in {took:.0f} s, budget {story['budget']}",
             "run": answer["run"],
         }
     )
+
+
+def _leak(zeros: Mapping[str, Any] | None) -> str | None:
+    """What a pruned model's zeros tell."""
+    if zeros is None:
+        return None
+    return f"{zeros['zeros']} of {zeros['of']} weights in {zeros['layers']} layers are exactly 0"
 
 
 def _shown(estimate: Mapping[str, Any]) -> str:

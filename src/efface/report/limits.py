@@ -36,6 +36,13 @@ def limits(found: Evidence) -> list[str]:
         "A certificate judges the rows of a text encoder one by one. It does not bound pictures to "
         "start from, latents, training, or a concept that other words describe.",
     ]
+    if zeros := found.run.story.get("zeros"):
+        said.insert(
+            0,
+            f"It was pruned: {zeros['zeros']} weights of {zeros['layers']} layers are exactly 0. "
+            "Whoever holds the model reads off them which weights drew the concept, and may revive "
+            "it from that without data (arXiv:2603.06640).",
+        )
     if found.faults:
         said.insert(1, f"{len(found.faults)} pictures failed; what they would show is not known.")
     if not found.finished:
