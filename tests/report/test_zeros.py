@@ -73,7 +73,9 @@ def test_the_audit_and_its_report_say_so(
     told = json.loads(cli(*asked, "--json").out)
     assert told["story"]["zeros"]["zeros"] == int((~mask).sum())
     assert "mask leaks" in cli(*asked).out
-    assert f"{int((~mask).sum())} weights of 1 layers" in limits(gather(tmp_path / "run"))[0]
+    said = limits(gather(tmp_path / "run"))
+    assert f"{int((~mask).sum())} weights of 1 layers" in said[0]
+    assert any(f"classifier: path {tiny_judge}, top 1, weights " in each for each in said)
 
 
 def test_conceptprune_leaks(pipe: DiffusionPipeline, tiny: Path) -> None:

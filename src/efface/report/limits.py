@@ -28,7 +28,8 @@ def limits(found: Evidence) -> list[str]:
         f"{found.run.story.get('budget', 'unknown')}; a longer or cleverer attack may find more.",
         *(text for access, text in UNTRIED.items() if access not in tried),
         f"“Seen” is what the detector {detector} says. It errs on pictures unlike those it was "
-        "trained on, and sees only what it has a name for.",
+        "trained on, and sees only what it has a name for."
+        + "".join(f" {each}." for each in _judges(found)),
         f"What stays was tried on {kept} benign prompts; concepts that are not among them may have "
         "moved.",
         "The intervals are for prompts like these at new seeds, not for prompts of another sort. "
@@ -48,3 +49,18 @@ def limits(found: Evidence) -> list[str]:
     if not found.finished:
         said.insert(0, "The audit was stopped before its end; attacks that did not run look weak.")
     return said
+
+
+def _judges(found: Evidence) -> list[str]:
+    """Each detector with its settings and the hash of its weights."""
+    each = found.run.story["detector"].get("each", [])
+    return [
+        f"{told['kind']}: "
+        + ", ".join(f"{key} {value}" for key, value in told.items() if _told(key, value))
+        + f", weights {told['sha256'][:12]}"
+        for told in each
+    ]
+
+
+def _told(key: str, value: object) -> bool:
+    return key not in ("kind", "sha256") and value not in (None, "", False)
