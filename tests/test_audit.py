@@ -137,6 +137,7 @@ def test_prompts_of_a_file(run: Cli, tmp_path: Path) -> None:
         (["--attack", "magic"], "no attack 'magic'"),
         (["--budget", "huge"], "no budget 'huge'"),
         (["--precision", "int8"], "no precision 'int8'"),
+        (["--device", "tpu9"], "no device 'tpu9' here"),
         (["--set", "typos"], "WHAT.NAME=VALUE"),
         (["--set", "typos.k=many"], "takes for k"),
         (["--attack", "casing", "--set", "typos.k=2"], "not among none, seeds, casing"),

@@ -15,6 +15,7 @@ from efface import __version__, attacks, detectors
 from efface.api import everyday, said_of_things
 from efface.backbones.checkpoint import resolve
 from efface.backbones.identity import identity
+from efface.backbones.local import placed
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline, reads_rows
 from efface.core import ACROSS, KEPT, PLAIN, Case, Concept, Detector, EffaceError, OnStep
@@ -77,7 +78,7 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     chosen = _chosen(asked)
     on_step("loading the model", 0, 1)
     root = resolve(model)
-    pipe = _placed(load_pipeline(model), asked.device)
+    pipe = placed(load_pipeline(model), asked.device)
     after, concept, told = _erased(pipe, erased, asked.concept)
     if not asked.attacks and not reads_rows(pipe):
         chosen = {name: attack for name, attack in chosen.items() if attack.access == "none"}
@@ -137,21 +138,12 @@ def _erased(
     if Path(erased).is_dir():
         if concept is None:
             raise EffaceError(f"{erased} does not say what was erased: pass --concept")
-        after = _placed(load_pipeline(erased), pipe.device.type)
+        after = placed(load_pipeline(erased), pipe.device.type)
         return after, concept, identity(after)
     path = local(erased)
     patch = load(path)
     told = hashlib.sha256(path.read_bytes()).hexdigest()
     return apply(pipe, patch), concept or patch.concept, told
-
-
-def _placed(pipe: "DiffusionPipeline", device: str) -> "DiffusionPipeline":
-    """The pipeline on a device, or one sentence if there is none such."""
-    try:
-        return pipe.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EffaceError(f"no device {device!r} here ({reason}): try cpu or cuda") from error
 
 
 def _precision(asked: str, device: torch.device) -> torch.dtype:

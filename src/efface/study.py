@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from efface.api import erase, pipeline
 from efface.audit import Settings, audit
+from efface.backbones.local import placed
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder, write_whole
 from efface.report.evidence import gather
@@ -115,7 +116,7 @@ def _fit(study: Study, cell: Cell, known: float | None, on_step: OnStep) -> floa
     how, started = study.erasers[cell.eraser], time.perf_counter()
     source: Any = study.model
     if study.device != "cpu":
-        source = pipeline(study.model).to(study.device)
+        source = placed(pipeline(study.model), study.device)
     phrases = said_by(cell.phrases)
     patch = erase(
         source,

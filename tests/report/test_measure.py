@@ -11,6 +11,7 @@ from efface.store import read
 from tests.looks import build_clip
 
 Cli = Callable[..., Any]
+CLIP = "a tiny CLIP"
 
 
 def test_a_run_is_measured(cli: Cli, audited: Path, tiny_judge: Path, tmp_path: Path) -> None:
@@ -36,10 +37,14 @@ def test_a_run_is_measured(cli: Cli, audited: Path, tiny_judge: Path, tmp_path: 
         (("--clip", "x", "--reference", "x"), "by an --extractor"),
         (("--clip", "nowhere"), "no CLIP at nowhere"),
         (("--extractor", "nowhere"), "no image model at nowhere"),
+        (("--clip", CLIP, "--device", "tpu9"), "no device 'tpu9' here"),
     ],
 )
-def test_bad_input(more: tuple[str, ...], said: str, cli: Cli, audited: Path) -> None:
-    done = cli("measure", audited, *more)
+def test_bad_input(
+    more: tuple[str, ...], said: str, cli: Cli, audited: Path, tmp_path: Path
+) -> None:
+    clip = build_clip(tmp_path / "clip") if CLIP in more else ""
+    done = cli("measure", audited, *(clip if each == CLIP else each for each in more))
     assert done.code == 2
     assert said in done.err
     assert len(done.err.strip().splitlines()) == 1

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from efface.backbones.local import open_local, preparation
+from efface.backbones.local import open_local, placed, preparation
 from efface.core import EffaceError
 
 BATCH = 64
@@ -25,7 +25,7 @@ class Clip:
         kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         if kind != "clip":
             raise EffaceError(f"{folder} holds a {kind}, not a CLIP: give the folder of a CLIP")
-        self.model.to(device)
+        placed(self.model, device)
         self.prepare = preparation(folder, self.model)
         self.folder = folder
         self._tokenizer = AutoTokenizer

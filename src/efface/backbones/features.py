@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from efface.backbones.local import open_local, preparation
+from efface.backbones.local import open_local, placed, preparation
 from efface.core import EffaceError
 
 Extract = Callable[[Sequence[Image]], np.ndarray]
@@ -34,7 +34,7 @@ def extractor(folder: Path, device: str = "cpu") -> Extract:
         return lambda pictures: clip.pictures(pictures).double().numpy()
     classifies = any("ImageClassification" in name for name in config.architectures or ())
     loader: Any = AutoModelForImageClassification if classifies else AutoModel
-    model = open_local(folder, loader, "image model").to(device)
+    model = placed(open_local(folder, loader, "image model"), device)
     prepare = preparation(folder, model)
     read = _before_last if classifies else _pooled
 

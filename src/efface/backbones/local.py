@@ -29,11 +29,19 @@ def open_local(folder: Path, loader: Any, what: str) -> Any:
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EffaceError(f"{folder} does not load as {what} ({reason}): download it again") from (
-            error
-        )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        told = f"{folder} does not load as {what} ({reason}): download it again"
+        raise EffaceError(told) from error
     return model.eval()
+
+
+def placed(what: Any, device: str) -> Any:
+    """A pipeline or a model on a device, or one sentence if there is none such."""
+    try:
+        return what.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EffaceError(f"no device {device!r} here ({reason}): try cpu or cuda") from error
 
 
 def preparation(folder: Path, model: Any) -> Prepare:

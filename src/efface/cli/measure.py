@@ -26,6 +26,7 @@ def measure(
             metavar="FOLDER", help="Pictures to compare with [default: the base model's]."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Distances and CLIP scores of the pictures of what must stay.
@@ -44,7 +45,7 @@ def measure(
     if reference is not None and extractor is None:
         raise EffaceError("--reference is compared with by an --extractor: give one")
     found, asked = read(run), dict[str, tuple[str, dict[str, Any]]]()
-    where = {"run": str(run)}
+    where = {"run": str(run), "device": device}
     if extractor is not None:
         with_it = where | {"extractor": str(extractor)}
         further = {"reference": "" if reference is None else str(reference)}

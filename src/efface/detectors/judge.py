@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from efface.backbones.checkpoint import Checkpoint, bundled, resolve
-from efface.backbones.local import open_local, preparation
+from efface.backbones.local import open_local, placed, preparation
 from efface.core import EffaceError
 from efface.watchers import Ranking
 
@@ -34,9 +34,8 @@ class Judge(Ranking):
     ) -> None:
         from transformers import AutoModelForImageClassification
 
-        self.model: Any = open_local(
-            folder, AutoModelForImageClassification, "image classifier"
-        ).to(device)
+        model = open_local(folder, AutoModelForImageClassification, "image classifier")
+        self.model: Any = placed(model, device)
         self._prepare = preparation(folder, self.model)
         labels = self.model.config.id2label
         self._groups: dict[str, list[int]] = {}

@@ -30,6 +30,8 @@ class ClipScore:
     """Which rows: names of attacks, "kept", "across", comma separated."""
     of_base: bool = False
     """Of the base model instead."""
+    device: str = "cpu"
+    """Where the CLIP runs."""
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
         kinds = self.kind.split(",")
@@ -37,7 +39,7 @@ class ClipScore:
         drawn = sorted((row.image, row.root.prompt) for row in asked if row.image is not None)
         if not drawn:
             return Estimate(None, None, 0, len(asked), UNIT)
-        clip = Clip(Path(self.clip))
+        clip = Clip(Path(self.clip), self.device)
         seen = clip.pictures([_opened(Path(self.run) / image) for image, _ in drawn])
         cosines = (seen * clip.texts([prompt for _, prompt in drawn])).sum(1).clamp(min=0)
         return of_samples(

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from efface.backbones.features import BATCH, extractor
+from efface.backbones.features import BATCH, Extract, extractor
 from efface.core import ACROSS, KEPT, EffaceError, Estimate, Row
 from efface.distances import cmmd, fid, kid
 from efface.outcomes import same
@@ -37,6 +37,8 @@ class _OfSets(ABC):
     """Folder of pictures to be compared with; empty: the base model's."""
     of_base: bool = False
     """Whether the base model's pictures are compared with the folder."""
+    device: str = "cpu"
+    """Where the extractor runs."""
     unit: ClassVar[str]
 
     @abstractmethod
@@ -49,7 +51,7 @@ class _OfSets(ABC):
         pairs, skipped = _pairs(rows, base)
         if len(pairs) < 2:
             return Estimate(None, None, 0, skipped, self.unit)
-        after, before = _features(self.run, self.extractor, pairs)
+        after, before = _features(self.run, extractor(Path(self.extractor), self.device), pairs)
         return Estimate(self.distance(after, before), None, len(pairs), skipped, self.unit)
 
     def _from_reference(self, rows: Sequence[Row]) -> Estimate:
@@ -58,7 +60,7 @@ class _OfSets(ABC):
         theirs = pictures_in(Path(self.reference))
         if len(ours) < 2:
             return Estimate(None, None, 0, len(asked), self.unit)
-        extract = extractor(Path(self.extractor))
+        extract = extractor(Path(self.extractor), self.device)
         found = extract([_opened(Path(self.run) / path) for path in ours])
         known = np.concatenate(
             [
@@ -108,12 +110,14 @@ class PictureChange:
     """Folder of the run, where the pictures are."""
     extractor: str
     """Folder of a local image model."""
+    device: str = "cpu"
+    """Where the extractor runs."""
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
         pairs, skipped = _pairs(rows, base)
         if not pairs:
             return Estimate(None, None, 0, skipped, "1 - cosine")
-        after, before = _features(self.run, self.extractor, pairs)
+        after, before = _features(self.run, extractor(Path(self.extractor), self.device), pairs)
         lengths = np.linalg.norm(after, axis=1) * np.linalg.norm(before, axis=1)
         apart = 1 - (after * before).sum(1) / lengths
         return of_samples(
@@ -139,10 +143,8 @@ def _pairs(rows: Sequence[Row], base: Sequence[Row]) -> tuple[list[tuple[Path, P
 
 
 def _features(
-    run: str, folder: str, pairs: Sequence[tuple[Path, Path]]
+    run: str, extract: Extract, pairs: Sequence[tuple[Path, Path]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    extract = extractor(Path(folder))
-
     def of(side: int) -> np.ndarray:
         return extract([_opened(Path(run) / pair[side]) for pair in pairs])
 
