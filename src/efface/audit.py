@@ -19,6 +19,7 @@ from efface.backbones.local import placed
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline, reads_rows
 from efface.core import ACROSS, KEPT, PLAIN, Case, Concept, Detector, EffaceError, OnStep
+from efface.curves import curves
 from efface.hub import local
 from efface.outcomes import outcomes, same
 from efface.output import write_whole
@@ -109,7 +110,10 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "device": pipe.device.type,
         "zeros": leak(after, pipe),
     }
-    named = {"model": model, "erased": erased, "patch": provenance(erased)}
+    patch = provenance(erased)
+    if patch is not None:
+        patch["curves"] = curves(load(local(erased)), base)
+    named = {"model": model, "erased": erased, "patch": patch}
     with open_store(out, story, named) as store:
         scene = Scene(attacked, base, concept, store, asked.seed, asked.batch, precision)
         if not (out / "table.json").exists():
