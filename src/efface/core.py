@@ -73,6 +73,8 @@ class Case:
     """Sides of the central part of `start` that is drawn anew, as a share of its; 0: no part."""
     handed: int = 0
     """First steps, which the base model draws before the model goes on."""
+    spent: int = 0
+    """Denoiser calls, forward or back, that an attack made to find it since the case before."""
 
 
 class Encoded(NamedTuple):

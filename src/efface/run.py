@@ -92,10 +92,9 @@ def drive(
 class _Line:
     """One root and how far its attack has come."""
 
-    def __init__(self, root: Root, about: str, cases: Generator[Case, Verdict, None]) -> None:
-        """`about`: what is said along with every prompt."""
+    def __init__(self, root: Root, scene: Scene, cases: Generator[Case, Verdict, None]) -> None:
         self.root, self.detector = root
-        self._about, self._cases = about, cases
+        self._scene, self._about, self._cases = scene, about(scene.concept.erase), cases
         self.step = -1
         self.case = self.root
         self.error: str | None = None
@@ -108,8 +107,8 @@ class _Line:
         rng = torch.Generator().manual_seed(int.from_bytes(told[:7]))
         line = cls(
             root,
-            about(scene.concept.erase),
-            attack.run(scene.erased, scene.base, scene.concept, root[0], rng),
+            scene,
+            attack.run(scene.erased, scene.base, scene.concept, _outside(scene, root[0]), rng),
         )
         line._advance(None)
         return line
@@ -129,7 +128,8 @@ class _Line:
 
     def _advance(self, verdict: Verdict | None) -> None:
         try:
-            self.case = next(self._cases) if verdict is None else self._cases.send(verdict)
+            asked = next(self._cases) if verdict is None else self._cases.send(verdict)
+            self.case = _inside(self._scene, asked)
         except StopIteration:
             self.done = True
         except Exception as error:  # an attack is anybody's code: its failure is a row
@@ -198,10 +198,7 @@ def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> lis
 
 def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str]:
     """A picture a case, or why there is none."""
-    here = [
-        case if case.start is None else replace(case, start=scene.store.folder / case.start)
-        for case in cases
-    ]
+    here = [_outside(scene, case) for case in cases]
     artist, base = _artist(model), _artist(scene.base)
     rough, device = scene.precision is not torch.float32, artist.pipe.device.type
     try:
@@ -223,6 +220,19 @@ def _artist(model: Model) -> Artist:
             return model.encode(prompts).states
 
     return Artist(pipe, say if reads_rows(pipe) else None)
+
+
+def _outside(scene: Scene, case: Case) -> Case:
+    """The case with a picture to start from named wherever it is read."""
+    return case if case.start is None else replace(case, start=scene.store.folder / case.start)
+
+
+def _inside(scene: Scene, case: Case) -> Case:
+    """The case with a picture of the run's named within its folder."""
+    folder = scene.store.folder
+    if case.start is None or not case.start.is_relative_to(folder):
+        return case
+    return replace(case, start=case.start.relative_to(folder))
 
 
 def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from efface.backbones.encoders import T5, Clip, Encoder, Gemma, Words
@@ -69,6 +69,13 @@ class SD:
 
     def encode(self, prompts: Sequence[str]) -> Mapping[str, Encoded]:
         words, out = self.clip.read(prompts)
+        return {"text": _whole(out.last_hidden_state, words)}
+
+    def embedded(
+        self, ids: Int[Tensor, "prompts tokens"], rows: Float[Tensor, "prompts tokens width"]
+    ) -> Mapping[str, Encoded]:
+        """Rows of token sequences whose embeddings are given."""
+        words, out = self.clip.embedded(ids, rows)
         return {"text": _whole(out.last_hidden_state, words)}
 
     def ellipsoids(self) -> Mapping[str, tuple[Ellipsoid, ...]]:
