@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     """What a call gave."""
 
     output: Float[Tensor, "batch c h w"]
-    added: dict[str, Float[Tensor, "batch tokens width"]]
+    added: dict[str, Float[Tensor, "batch _ _"]]
     """By layer, what its adapter added."""
 
 

@@ -17,12 +17,14 @@ from efface.core import Encoded
 
 PART = 1 / 4
 """Side of the maps that are averaged, of the latent's: 16 of 64 in the paper; or the nearest."""
-Masks = Mapping[int, Float[Tensor, "batch tokens"]]
+ELSE = "?"
+"""A prompt that begins as no concept does."""
+Masks = Mapping[int, Float[Tensor, "batch _"]]
 """By the number of places a layer has, 1 where the concept is."""
 
 
 def masks(
-    maps: Mapping[str, Float[Tensor, "batch tokens"]], shape: tuple[int, int], threshold: float
+    maps: Mapping[str, Float[Tensor, "batch _"]], shape: tuple[int, int], threshold: float
 ) -> Masks:
     """The concept's mask at every resolution of `maps`; `shape`: height and width of a latent.
 
@@ -42,9 +44,7 @@ def side(tokens: int, shape: tuple[int, int]) -> tuple[int, int]:
     return high, tokens // high
 
 
-def outside(
-    added: Mapping[str, Float[Tensor, "batch tokens width"]], inside: Masks
-) -> Float[Tensor, ""]:
+def outside(added: Mapping[str, Float[Tensor, "batch _ _"]], inside: Masks) -> Float[Tensor, ""]:
     """Σ_p B_p mean(o²) / Σ_p B_p, B = 1 − M: what adapters add where the concept is not.
 
     Mean over layers and over the batch.
@@ -57,14 +57,12 @@ def outside(
     return torch.stack(found).mean()
 
 
-def words_of(named: Encoded, empty: Encoded) -> Bool[Tensor, "prompts tokens"]:
-    """Positions of the words: up to the last, less those that are the same if nothing is said.
+def words_of(named: Encoded, other: Encoded) -> Bool[Tensor, "prompts tokens"]:
+    """Positions of the words: up to the last, less those where `ELSE` has the same rows.
 
-    Of a causal text encoder the start token is left out so, of T5 there is none.
+    So the start token of a causal text encoder is left out, and what is said ahead of a prompt.
     """
     places = torch.arange(named.states.shape[1])
-    off = (named.states - empty.states).norm(dim=2)
-    changed = off > 1e-3 * named.states.norm(dim=2)
-    upto = places <= named.last[:, :1]
-    spoken: Tensor = changed & upto
-    return torch.where(spoken.any(1, keepdim=True), spoken, upto)
+    off = (named.states - other.states).norm(dim=2)
+    spoken: Tensor = (off > 1e-3 * named.states.norm(dim=2)) & (places <= named.last[:, :1])
+    return spoken

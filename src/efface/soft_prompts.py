@@ -15,12 +15,12 @@ class SoftPrompts:
     """Rows behind phrases, begun at random in [0, 1)."""
 
     def __init__(
-        self, phrases: int, count: int, width: int, rate: float, *, rng: Generator
+        self, phrases: int, count: int, width: int, *, rate: float, decay: float, rng: Generator
     ) -> None:
-        """`rate`: Adam's, and its weight decay too (both 0.1 in Receler)."""
+        """`decay`: Adam's, added to the gradient."""
         begun = torch.rand(phrases, count, width, generator=rng)
         self._rows = [rows.clone().requires_grad_() for rows in begun]
-        self._optimiser = torch.optim.Adam(self._rows, lr=rate, weight_decay=rate)
+        self._optimiser = torch.optim.Adam(self._rows, lr=rate, weight_decay=decay)
         for rows in self._rows:
             zeros = {key: torch.zeros_like(rows) for key in ("exp_avg", "exp_avg_sq")}
             self._optimiser.state[rows] = {"step": torch.tensor(0.0), **zeros}

@@ -15,7 +15,7 @@ END = ".attn2.to_out.0.weight"
 
 
 def crossed(denoiser: Denoiser) -> dict[str, int]:
-    """The cross-attentions, by component/layer in the network's order, and what each puts out."""
+    """The cross-attentions, by component/layer, and how wide what each puts out is."""
     found = {
         name.removesuffix(END) + ".attn2": len(denoiser.weight(name))
         for name in denoiser.names()
@@ -36,7 +36,7 @@ def seen(
     times: Float[Tensor, "batch"],
     said: Said,
     words: Bool[Tensor, "batch text"],
-) -> dict[str, Float[Tensor, "batch tokens"]]:
+) -> dict[str, Float[Tensor, "batch _"]]:
     """How much each place of the picture attends to a prompt's `words`, by layer.
 
     Softmax over all of the text, mean over the words and over heads.

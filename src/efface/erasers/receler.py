@@ -32,7 +32,7 @@ from efface.backbone import Denoiser, Layered
 from efface.backbones.attention import crossed, seen
 from efface.core import Concept, EffaceError, OnStep, Said
 from efface.lesson import Batch, Drawing, Lesson, away
-from efface.localized import Masks, masks, outside, words_of
+from efface.localized import ELSE, Masks, masks, outside, words_of
 from efface.moments import beside, said_by
 from efface.patch import Patch
 from efface.soft_prompts import SoftPrompts, behind
@@ -77,7 +77,10 @@ class Receler:
     attack_steps: int = 3
     """Steps of the adversary in an update, from 0 (none). More are robuster and take longer."""
     attack_rate: float = 0.1
-    """Adam's learning rate of the learned rows, above 0, with as much weight decay."""
+    """Adam's learning rate of the learned rows, above 0."""
+    attack_decay: float = 0.0
+    """Their weight decay, from 0. It outweighs their gradients and draws them to 0; the released
+    code has 0.1."""
     attacked: float = 0.5
     """Share of a batch, above 0 to 1, that is said with learned rows; 1 is the paper's."""
     as_released: bool = False
@@ -103,7 +106,8 @@ class Receler:
             raise EffaceError(
                 f"rate and attack_rate must be above 0: got {self.rate} and {self.attack_rate}"
             )
-        none = ("steps", "redraw", "guidance", "attack_steps", "local_weight", "keep_weight")
+        none = ("steps", "redraw", "guidance", "attack_steps", "attack_decay", "local_weight")
+        none = (*none, "keep_weight")
         if low := [f"{n} {getattr(self, n)}" for n in none if getattr(self, n) < 0]:
             raise EffaceError(f"{', '.join(none)} must not be below 0: got {', '.join(low)}")
         if not 0 < self.attacked <= 1 or not 0 <= self.threshold <= 1:
@@ -142,11 +146,16 @@ class Receler:
     def field(self, model: Layered, denoiser: Adapted, lesson: Lesson, rng: Generator) -> Field:
         """What is learned from, and against whom."""
         named = next(iter(lesson.named.values()))
-        words = words_of(named, model.encode([""], model.streams[0]))
+        words = words_of(named, model.encode([ELSE], model.streams[0]))
         adversary = None
         if self.attack_steps and not self.as_released:
             adversary = SoftPrompts(
-                len(named.states), self.prompts, named.states.shape[2], self.attack_rate, rng=rng
+                len(named.states),
+                self.prompts,
+                named.states.shape[2],
+                rate=self.attack_rate,
+                decay=self.attack_decay,
+                rng=rng,
             )
         return Field(denoiser, lesson, words, adversary)
 
@@ -216,6 +225,7 @@ PRESETS = {
         drawing_steps=50,
         redraw=10,
         attack_steps=50,
+        attack_decay=0.1,
         attacked=1.0,
         keep_weight=0.0,
     ),
