@@ -1,9 +1,10 @@
-"""Receler on the bundled model: found before and after, attacked, and its cost: `make receler-report`.
+"""Receler on the bundled model: found, attacked, and its cost: `make receler-report`.
 
 Three erasers are attacked alike: with learned rows in the prompt as the paper means it, without as
-the released code runs (`as_released`), and ESD. The attack has the model: it learns rows behind the concept's word, or all rows of the prompt, by which the erased
-denoiser says what the base says under the concept, at drawings that no fit has seen. Pictures are
-drawn under what it has after so many steps, by seeds that no fit has seen either.
+the released code runs (`as_released`), and ESD. The attack has the model: it learns rows behind the
+concept's word, or all rows of the prompt, by which the erased denoiser says what the base says
+under the concept, at drawings that no fit has seen. Pictures are drawn under what it has after so
+many steps, by seeds that no fit has seen either.
 
 Cost is CPU seconds an update, of many less those of few, so that what comes once is out of it.
 """
@@ -132,19 +133,17 @@ def cost() -> dict[str, float]:
     model = open_pipeline(efface.pipeline("emoji"))
     concept = Concept("cigarette", ("cigarette",), keep=("pizza", "church"))
     few: dict[str, Any] = {"drawings": 2, "keep_drawings": 2}
-    arms = {"esd": ("esd", {}), "receler": ("receler", {"attack_steps": 0})}
+    build("esd", **few, steps=0).fit(model, concept, Generator().manual_seed(0), quiet)  # draws
+    arms: dict[str, dict[str, Any]] = {"esd": {}, "receler": {"attack_steps": 0}}
     least = dict.fromkeys(arms, float("inf"))
-    for name, (method, more) in [*arms.items()] * (ROUNDS + 1):
+    for name, more in [*arms.items()] * ROUNDS:
         spent = list[float]()
         for steps in UPDATES:
-            eraser = build(method, steps=steps, **few, **more)
+            eraser = build(name, **few, **more, steps=steps)
             begun = time.process_time()
             eraser.fit(model, concept, Generator().manual_seed(0), quiet)
             spent.append(time.process_time() - begun)
-        if least[name] == float("inf"):
-            least[name] = 1e9  # the first round draws
-        else:
-            least[name] = min(least[name], (spent[1] - spent[0]) / (UPDATES[1] - UPDATES[0]))
+        least[name] = min(least[name], (spent[1] - spent[0]) / (UPDATES[1] - UPDATES[0]))
     return least | {"ratio": least["receler"] / least["esd"]}
 
 

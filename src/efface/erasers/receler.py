@@ -106,8 +106,8 @@ class Receler:
             raise EffaceError(
                 f"rate and attack_rate must be above 0: got {self.rate} and {self.attack_rate}"
             )
-        none = ("steps", "redraw", "guidance", "attack_steps", "attack_decay", "local_weight")
-        none = (*none, "keep_weight")
+        none = ["steps", "redraw", "guidance", "attack_steps", "attack_decay"]
+        none += ["local_weight", "keep_weight"]
         if low := [f"{n} {getattr(self, n)}" for n in none if getattr(self, n) < 0]:
             raise EffaceError(f"{', '.join(none)} must not be below 0: got {', '.join(low)}")
         if not 0 < self.attacked <= 1 or not 0 <= self.threshold <= 1:
