@@ -73,8 +73,10 @@ class Adapted:
         weights: Weights,
     ) -> Answer:
         """The output, and what adapters added on the way."""
+        sites = [site for site in self.widths if named(site)[0] in weights]
+        own = {name for site in sites for name in named(site)}
+        rest = {name: weight for name, weight in weights.items() if name not in own}
         added = dict[str, Tensor]()
-        grown = {n for site in self.widths for n in named(site) if n in weights}
 
         def behind(site: str) -> Any:
             held = [weights[name] for name in named(site)]
@@ -85,12 +87,10 @@ class Adapted:
 
             return add
 
-        sites = [site for site in self.widths if named(site)[0] in grown]
         handles = [
             self.module.get_submodule(site.partition("/")[2]).register_forward_hook(behind(site))
             for site in sites
         ]
-        rest = {name: w for name, w in weights.items() if name not in grown}
         try:
             return Answer(self.base.predict(latents, times, said, rest), added)
         finally:

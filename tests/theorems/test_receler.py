@@ -21,9 +21,10 @@ from efface.core import Concept, EffaceError
 from efface.erasers import find
 from efface.gates.adapter import begun
 from efface.lesson import Drawing, Lesson, away
-from efface.moments import said_by
+from efface.moments import Moments, said_by
 from efface.patch import Patch, load, stack
 from efface.train import Standing
+from tests.elsewhere import elsewhere
 from tests.equal import bits, contents, state
 from tests.families import build_family
 
@@ -264,6 +265,26 @@ def test_other_families(name: str, tmp_path: Path) -> None:
     assert patch.facts["trained"] == sum(
         2 * 4 * d + 4 + d for d in crossed(open_folder(folder).denoiser()).values()
     )
+
+
+def test_it_learns_where_the_model_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that refuses tensors of another: the same erasers, but for rounding."""
+
+    def at(moments: Moments, index: Tensor) -> Moments:
+        """CUDA takes indices that are on the CPU; that device does not."""
+        old = {k: getattr(moments, k) for k in moments._fields[:6]}
+        return moments._replace(**{k: t[index.to(t.device)] for k, t in old.items()})
+
+    monkeypatch.setattr(Moments, "at", at)
+    pipe = load_pipeline(str(tiny))
+    here = fit(open_pipeline(pipe), steps=2)
+    parts = [p for p in pipe.components.values() if isinstance(p, torch.nn.Module)]
+    with elsewhere(*parts):
+        there = fit(open_pipeline(pipe), steps=2)
+        apply(pipe, there)("a cat", num_inference_steps=1, output_type="latent")
+    for one, other in zip(here.gates, there.gates, strict=True):
+        for name, tensor in one.tensors.items():
+            torch.testing.assert_close(other.tensors[name], tensor, rtol=0.1, atol=1e-2)
 
 
 def test_where_it_does_not_apply_it_says_so(tmp_path: Path) -> None:

@@ -2,16 +2,17 @@
 
 Huang et al., "Receler: Reliable Concept Erasing of Text-to-Image Diffusion Models via Lightweight
 Erasers", arXiv 2311.17717, ECCV 2024. No weight of the model changes: an eraser
-a + W↑ GELU(W↓ a) stands behind each cross-attention and learns
-ε₀ − η (ε_c − ε₀) at x_t of drawings of the concept. Two terms go with it: what erasers add outside
-of where the concept is, by the model's own attention, and prompts e_c with learned rows
-behind the concept's words, which make the model say ε_c again; the erasers learn at those.
+a + W↑ GELU(W↓ a) stands behind each cross-attention and learns ε₀ − η (ε_c − ε₀) at x_t of
+drawings of the concept. Two terms go with it: what erasers add outside of where the concept is, by
+the model's own attention, and prompts with learned rows behind the concept's words, which make the
+model say ε_c again; the erasers learn at those.
 
 Deviations from the authors' code: theirs never inserts the learned rows. It assigns to the data of
 an indexed copy, so that every pass sees the plain prompt; `as_released` trains so too, in the one
 pass that their fifty equal ones come to. Here the rows are in (`efface.soft_prompts`), in the share
 `attacked` of a batch, since erasers that only ever meet learned rows need not know the plain
-prompt. x_t are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what
+prompt. Their rows' weight decay of 0.1 draws rows to 0 against all gradient; by default ours have
+none. x_t are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what
 the base sees, and with its drawings the concept is in them. Maps are averaged whose side is nearest
 a quarter of the latent's (16 of 64 there), the penalty over a batch example by example; a map that
 is the same everywhere, 0/0 there, takes all for the concept. Prompts too long for all learned rows
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
@@ -167,7 +168,7 @@ class Receler:
         denoiser, lesson, words, adversary = field
         batch = moments, said = lesson.batch(weights, step, self.batch, rng)
         inside = self.inside(denoiser, batch, words)
-        met = torch.arange(math.ceil(self.attacked * self.batch) if adversary else 0)
+        met = math.ceil(self.attacked * self.batch)
         if adversary is not None:
             said = self.attack(denoiser, batch, met, adversary, weights)
         keep = lesson.kept.some(self.batch if self.keep_weight else 0, rng)
@@ -179,7 +180,8 @@ class Receler:
         )
         ours, kept = out.split([self.batch, len(keep.moments.times)])
         if adversary is not None:
-            adversary.step(mse_loss(ours[met], moments.named[met]), moments.pair[met])
+            missed = mse_loss(ours[:met], moments.named[:met])
+            adversary.step(missed, moments.pair[:met])
         loss = mse_loss(ours, away(moments, self.guidance, self.start))
         if self.local_weight:
             here = {site: rows[: self.batch] for site, rows in added.items()}
@@ -200,20 +202,20 @@ class Receler:
         self,
         denoiser: Denoiser,
         batch: Batch,
-        met: Int[Tensor, "some"],
+        met: int,
         adversary: SoftPrompts,
         weights: Weights,
     ) -> Said:
-        """The prompts, those of `met` with learned rows after all the adversary's steps but one."""
-        moments, phrase = batch.moments.at(met), batch.moments.pair[met]
+        """The prompts, the first `met` with learned rows after all the adversary's steps but one."""
+        first, rest = torch.arange(self.batch).split([met, self.batch - met])
+        moments, phrase = batch.moments.at(first), batch.moments.pair[first]
         still = {name: w.detach() for name, w in weights.items()}
-        said = said_by(batch.said, met)
+        said = said_by(batch.said, first)
         for _ in range(self.attack_steps - 1):
             facing = behind(said, adversary.rows(phrase))
             out = denoiser.predict(moments.latents, moments.times, facing, still)
             adversary.step(mse_loss(out, moments.named), phrase)
-        rest = said_by(batch.said, torch.arange(len(met), self.batch))
-        return beside(behind(said, adversary.rows(phrase)), rest)
+        return beside(behind(said, adversary.rows(phrase)), said_by(batch.said, rest))
 
 
 PRESETS = {
