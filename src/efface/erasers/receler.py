@@ -206,7 +206,7 @@ class Receler:
         adversary: SoftPrompts,
         weights: Weights,
     ) -> Said:
-        """The prompts, the first `met` with learned rows after all the adversary's steps but one."""
+        """The prompts, the first `met` with rows learned in all the adversary's steps but one."""
         first, rest = torch.arange(self.batch).split([met, self.batch - met])
         moments, phrase = batch.moments.at(first), batch.moments.pair[first]
         still = {name: w.detach() for name, w in weights.items()}
