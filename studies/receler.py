@@ -1,7 +1,7 @@
 """Receler on the bundled model: found, attacked, and its cost: `make receler-report`.
 
-Three erasers are attacked alike: with learned rows in the prompt as the paper means it, without as
-the released code runs (`as_released`), and ESD. The attack has the model: it learns rows behind the
+Two erasers are attacked alike: with learned rows in the prompt, as the paper means it, and without,
+as the released code runs (`as_released`). The attack has the model: it learns rows behind the
 concept's word, or all rows of the prompt, by which the erased denoiser says what the base says
 under the concept, at drawings that no fit has seen. Pictures are drawn under what it has after so
 many steps, by seeds that no fit has seen either.
@@ -35,7 +35,6 @@ CONCEPTS = ("cigarette", "church")
 ARMS: dict[str, dict[str, Any]] = {
     "receler": {"method": "receler"},
     "receler as released": {"method": "receler", "as_released": True},
-    "esd": {"method": "esd"},
 }
 SEEDS = range(2000, 2016)
 LOOKS = (20, 40)
