@@ -167,7 +167,7 @@ class Receler:
         """
         denoiser, lesson, words, adversary = field
         batch = moments, said = lesson.batch(weights, step, self.batch, rng)
-        inside = self.inside(denoiser, batch, words)
+        inside = self.inside(denoiser, batch, words) if self.local_weight else {}
         met = math.ceil(self.attacked * self.batch)
         if adversary is not None:
             said = self.attack(denoiser, batch, met, adversary, weights)
