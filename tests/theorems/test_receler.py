@@ -1,25 +1,20 @@
 """Receler: erasers that begin as nothing, prompts that are in the prompt, resumed to the bit."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 from torch import Generator, Tensor
 
 from efface.adapters import Adapted
 from efface.backbones.attention import crossed
-from efface.backbones.denoiser import LiveDenoiser
 from efface.backbones.model import Model, open_folder, open_pipeline
-from efface.backbones.noise import noise_of
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.backbones.sites import family
 from efface.core import Concept, EffaceError
 from efface.erasers import find
-from efface.gates.adapter import begun
 from efface.lesson import Drawing, Lesson, away
 from efface.moments import Moments, said_by
 from efface.patch import Patch, load, stack
@@ -40,12 +35,6 @@ SHORT: dict[str, Any] = {
     "prompts": 4,
     "attack_steps": 2,
     "rate": 1e-2,
-}
-SD14 = {
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "attention_head_dim": 8,
 }
 
 
@@ -84,22 +73,6 @@ def predicted(pipe: DiffusionPipeline, prompt: str = "a cat") -> Tensor:
     said = {stream: model.encode([prompt] * 2, stream) for stream in model.streams}
     with torch.no_grad():
         return denoiser.predict(latents, torch.tensor([200.0, 800.0]), said)
-
-
-def test_erasers_of_sd_have_the_papers_size() -> None:
-    """Worked out by hand: 16 blocks, Σ d = 12,480, rank 128."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**SD14)
-
-    kind = family("StableDiffusionPipeline", "UNet2DConditionModel", ["text_encoder"], "")
-    noise = noise_of("DDIMScheduler", {"prediction_type": "epsilon"})
-    denoiser = LiveDenoiser(unet, kind, noise, 8, lambda: None)
-    widths = crossed(denoiser)
-    assert sorted(widths.values()) == [320] * 5 + [640] * 5 + [1280] * 6
-    weights = Adapted(denoiser, widths).begun(128, Generator())
-    count = sum(w.numel() for w in weights.values())
-    assert count == 2 * 128 * 12_480 + 16 * 128 + 12_480 == 3_209_408
-    assert count == pytest.approx(0.0037 * sum(p.numel() for p in unet.parameters()), rel=0.01)
 
 
 def test_an_eraser_that_has_not_learned_changes_no_bit(
@@ -301,21 +274,3 @@ def test_bad_settings_are_refused() -> None:
     }.items():  # fmt: skip
         with pytest.raises(EffaceError, match=f"{name}.*{value}"):
             RECELER(**{name: value})
-
-
-def test_an_adapter_of_the_file_must_fit(model: Model) -> None:
-    from efface.gates import build
-
-    gate = fit(model, steps=0).gates[0]
-    wrong = begun(6, 2, Generator())
-    damage: dict[str, dict[str, Any]] = {
-        "a setting 'rank'": {"settings": {"rank": 4}},
-        "matrices and vectors": {"tensors": {n: t for n, t in wrong.items() if "up" in n}},
-        "do not fit rank 4": {"tensors": {**gate.tensors, "up.bias": wrong["up.bias"]}},
-        "no numbers": {"tensors": {n: t > 0 for n, t in gate.tensors.items()}},
-    }
-    for told, change in damage.items():
-        with pytest.raises(EffaceError, match=f"its gate at {gate.site} has.*{told}"):
-            build(replace(gate, **change))
-    with pytest.raises(EffaceError, match="reads rows of 6, not 5"):
-        build(replace(gate, tensors=wrong))(torch.zeros(1, 2, 5), None)

@@ -11,8 +11,7 @@ Deviations from the authors' code: theirs never inserts the learned rows. It ass
 an indexed copy, so that every pass sees the plain prompt; `as_released` trains so too, in the one
 pass that their fifty equal ones come to. Here the rows are in (`efface.soft_prompts`), in the share
 `attacked` of a batch, since erasers that only ever meet learned rows need not know the plain
-prompt. Their rows' weight decay of 0.1 draws rows to 0 against all gradient; by default ours have
-none. x_t are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what
+prompt. Their rows' weight decay of 0.1 weakens the adversary (docs/receler.md); ours have none. x_t are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what
 the base sees, and with its drawings the concept is in them. Maps are averaged whose side is nearest
 a quarter of the latent's (16 of 64 there), the penalty over a batch example by example; a map that
 is the same everywhere, 0/0 there, takes all for the concept. Prompts too long for all learned rows
@@ -80,8 +79,7 @@ class Receler:
     attack_rate: float = 0.1
     """Adam's learning rate of the learned rows, above 0."""
     attack_decay: float = 0.0
-    """Their weight decay, from 0. It outweighs their gradients and draws them to 0; the released
-    code has 0.1."""
+    """Their weight decay, from 0. Higher draws them to 0; the released code has 0.1."""
     attacked: float = 0.5
     """Share of a batch, above 0 to 1, that is said with learned rows; 1 is the paper's."""
     as_released: bool = False
