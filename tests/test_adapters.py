@@ -1,4 +1,4 @@
-"""Adapters: as many numbers as the paper's erasers, and refused in a sentence where they are none."""
+"""Adapters: as many numbers as the paper's erasers, and refused where they do not fit."""
 
 from dataclasses import replace
 from typing import Any

@@ -11,11 +11,12 @@ Deviations from the authors' code: theirs never inserts the learned rows. It ass
 an indexed copy, so that every pass sees the plain prompt; `as_released` trains so too, in the one
 pass that their fifty equal ones come to. Here the rows are in (`efface.soft_prompts`), in the share
 `attacked` of a batch, since erasers that only ever meet learned rows need not know the plain
-prompt. Their rows' weight decay of 0.1 weakens the adversary (docs/receler.md); ours have none. x_t are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what
-the base sees, and with its drawings the concept is in them. Maps are averaged whose side is nearest
-a quarter of the latent's (16 of 64 there), the penalty over a batch example by example; a map that
-is the same everywhere, 0/0 there, takes all for the concept. Prompts too long for all learned rows
-get as many as fit. `keep_weight`, `most_moved` and batches are ours.
+prompt. Their rows' weight decay of 0.1 weakens the adversary (docs/receler.md); ours have none. x_t
+are ESD's, drawn by the base unless `redraw` says otherwise; there the mask is of what the base
+sees, and with its drawings the concept is in them. Maps are averaged whose side is nearest a
+quarter of the latent's (16 of 64 there), the penalty over a batch example by example; a map that is
+the same everywhere, 0/0 there, takes all for the concept. Prompts too long for all learned rows get
+as many as fit. `keep_weight`, `most_moved` and batches are ours.
 """
 
 import math
