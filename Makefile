@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report sae-bench left-out-report study
+.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -60,6 +60,9 @@ esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its au
 
 itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
 	$(BIN)/python -m studies.itd
+
+receler-report: .venv/.dev ## Receler on the bundled model: found, attacked, and what an update costs
+	$(BIN)/python -m studies.receler
 
 sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a python that has it)
 	$(BIN)/python -m benchmarks.sae_speed
