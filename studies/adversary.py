@@ -8,6 +8,8 @@
    that the attacks restore? Pictures by the white-box optimum (any rows) and by other seeds (the
    control), judged by the reporting judge; rank correlation over all pairs of thing and erasure,
    and among erasures of the same thing, by permutation.
+
+And what it costs: other things, and other styles of other things, under some of these erasures.
 """
 
 import json
@@ -25,7 +27,7 @@ from efface.backbones.model import open_pipeline
 from efface.core import Case
 from efface.detectors.judge import reporting
 from efface.recovery import recovered
-from recipes.emoji.report import GUIDANCE, STEPS, draw_many, share
+from recipes.emoji.report import GUIDANCE, STEPS, draw_many
 from studies.readme import publish
 
 OUT, PAGE = Path("claims/adversary.json"), Path("docs/adversary.md")
@@ -43,6 +45,8 @@ EDITS: Mapping[str, Mapping[str, Any]] = {
     "exact, drift 0.12": {"drift": 0.12},
 }
 SEEDS = 8
+COSTED = ("UCE", "exact", "exact, drift 0.06", "exact, drift 0.12")
+"""Erasures under which others are drawn."""
 
 
 def fronts(things: list[str]) -> list[dict[str, Any]]:
@@ -123,6 +127,40 @@ def restored() -> list[dict[str, Any]]:
     return found
 
 
+def held() -> list[dict[str, Any]]:
+    """Whether pictures of others show what they did, under some erasures of each thing."""
+    pipe, judge = efface.pipeline("emoji"), reporting()
+    things = [n for n in judge.groups["concept"] if n != "nothing"][1::4]
+    asked = {
+        "concept": [(f"a {t}", t, t) for t in things],
+        "style": [
+            (f"a {t} in {s} style", t, s) for s in judge.groups["style"] for t in things[::5]
+        ],
+    }
+
+    def right(view: Any, group: str) -> list[bool]:
+        cases = [Case(prompt, 4000, STEPS, GUIDANCE) for prompt, _, _ in asked[group]]
+        names = judge.names(draw_many(view, cases), group)
+        return [seen == name for seen, (_, _, name) in zip(names, asked[group], strict=True)]
+
+    before, found = {group: right(pipe, group) for group in asked}, []
+    for thing in THINGS:
+        for name in COSTED:
+            view = efface.apply(pipe, efface.erase("emoji", thing, **EDITS[name]))
+            row: dict[str, Any] = {"thing": thing, "edit": name}
+            for group, all_asked in asked.items():
+                others = [i for i, (_, about, _) in enumerate(all_asked) if about != thing]
+                after = right(view, group)
+                row[group] = {
+                    "before": sum(before[group][i] for i in others),
+                    "after": sum(after[i] for i in others),
+                    "n": len(others),
+                }
+            found.append(row)
+            print(json.dumps(row), flush=True)
+    return found
+
+
 def foretold(rows: list[dict[str, Any]], what: str) -> dict[str, Any]:
     """Spearman's rank correlation of a certificate with restored pictures, and its p values.
 
@@ -180,8 +218,8 @@ def tables(report: Mapping[str, Any]) -> str:
         lines.append(f"| {budget} | exact | {exact[0]} | {exact[1]} | | |")
     lines += [
         "",
-        "| erasure | least certificate | mean | drift | other seeds | optimum |",
-        "|---|---|---|---|---|---|",
+        "| erasure | least certificate | mean | drift | other seeds | optimum | others | styles |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for edit in EDITS:
         some = [r for r in report["pictures"] if r["edit"] == edit]
@@ -189,8 +227,18 @@ def tables(report: Mapping[str, Any]) -> str:
         means = [f"{np.mean([r[key] for r in some]):.3f}" for key in keys]
         of = sum(r["n"] for r in some)
         hits = [f"{sum(r[way] for r in some)} of {of}" for way in ("control", "optimum")]
-        lines.append(f"| {edit} | {' | '.join([*means, *hits])} |")
+        cost = [_cost(report["held"], edit, group) for group in ("concept", "style")]
+        lines.append(f"| {edit} | {' | '.join([*means, *hits, *cost])} |")
     return "\n".join(lines)
+
+
+def _cost(rows: list[dict[str, Any]], edit: str, group: str) -> str:
+    """Points lost of what was right, over all things."""
+    some = [r[group] for r in rows if r["edit"] == edit]
+    if not some:
+        return ""
+    before, after, n = (sum(r[key] for r in some) for key in ("before", "after", "n"))
+    return f"{100 * (after - before) / n:+.1f}"
 
 
 def main() -> None:
@@ -203,12 +251,10 @@ def main() -> None:
         "command": "make adversary-report",
         "fronts": {str(b): against(rows, b) for b in BUDGETS},
         "pictures": pictures,
+        "held": held(),
         "restored by certificate": {
             key: foretold(pictures, key) for key in ("certificate", "mean certificate")
         },
-        "share restored": share(
-            [h for r in pictures for h in [True] * r["optimum"] + [False] * (r["n"] - r["optimum"])]
-        ),
     }
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     publish("adversary-report", tables(report), PAGE)
