@@ -72,8 +72,9 @@ def rece_epoch(
 ) -> dict[str, Tensor]:
     """Derive the embeddings that bring the concepts back, then erase those.
 
-    Of `method` its mu, keep_weight and ridge.
+    Of `method` its mu, keep_weight and ridge, which must be told.
     """
+    assert method.ridge is not None
     derived = []
     for phrase, goal in pairs:
         old, new = text.rows([phrase, goal])

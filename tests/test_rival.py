@@ -50,7 +50,7 @@ def test_the_loops_equal_theirs(case: dict[str, Any], dtype: str) -> None:
     match build(case["method"], case["preset"], **case["settings"]):
         case UCE(erase_weight=s, keep_weight=p, ridge=ridge):
             edited = uce(base, text, pairs, keep, erase_weight=s, keep_weight=p, ridge=ridge)
-        case RECE() as method:
+        case RECE(start_ridge=float(start)) as method:
             edited = uce(
                 base,
                 text,
@@ -58,7 +58,7 @@ def test_the_loops_equal_theirs(case: dict[str, Any], dtype: str) -> None:
                 keep,
                 erase_weight=1.0,
                 keep_weight=method.start_keep_weight,
-                ridge=method.start_ridge,
+                ridge=start,
             )
             for _ in range(method.epochs or 0):
                 edited = rece_epoch(base, edited, text, pairs, keep, method)

@@ -4,6 +4,8 @@ Rows are e = A z + β with |z|² = d (see `efface.core.Ellipsoid`), whatever the
 ε. Where nothing bounds them, a ball around sampled rows stands in: an estimate, not a bound.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -48,3 +50,13 @@ def side_by_side(one: Ellipsoid, other: Ellipsoid) -> Ellipsoid:
         torch.cat([one.shift, other.shift]),
         one.radius2 + other.radius2,
     )
+
+
+def mean_square(surfaces: Sequence[Ellipsoid]) -> float:
+    """Mean of |e|² over z spread evenly on the sphere: |A|² r² / free + |β|²; over all surfaces."""
+    squares = [
+        s.axes.double().square().sum().item() * s.radius2 / s.axes.shape[1]
+        + s.shift.double().square().sum().item()
+        for s in surfaces
+    ]
+    return sum(squares) / len(squares)

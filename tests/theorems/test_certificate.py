@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface.certificate import Adversary, Drift, recovery_curve
 from efface.core import Ellipsoid
-from efface.ellipsoids import ball, layer_norm, projected, rms_norm
+from efface.ellipsoids import ball, layer_norm, mean_square, projected, rms_norm
 from efface.linalg import LowRank
 from tests.theorems.test_linalg import far, fast, normal, random_map, solve
 
@@ -226,3 +226,10 @@ def test_a_form_is_pulled_onto_the_axes_as_the_product_says(kind: str) -> None:
     form = torch.randn(8, 8, generator=rng, dtype=torch.float64)
     expected = surface.axes.double().T @ form @ surface.axes.double()
     assert torch.allclose(surface.pull(form), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_mean_square_is_that_of_rows_spread_over_the_ellipsoid(centred: bool) -> None:
+    norm = encoder(5, 12, centred)
+    rows = on(norm, torch.randn(40_000, 12, generator=torch.Generator().manual_seed(0)).double())
+    assert mean_square(norm.surface) == pytest.approx(rows.square().sum(1).mean().item(), rel=0.01)

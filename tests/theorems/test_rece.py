@@ -14,7 +14,8 @@ from efface.backbones.model import Model, open_folder
 from efface.backbones.pipeline import apply, load_pipeline
 from efface.certificate import Adversary
 from efface.core import Concept
-from efface.erasers.rece import LONGEST, PRESETS, RECE, Derivation
+from efface.ellipsoids import mean_square
+from efface.erasers.rece import LONGEST, PRESETS, RECE, SHORT, SHORT_START, Derivation
 from efface.erasers.uce import UCE, concept_pairs
 from efface.facts import Ruler
 from efface.linalg import LowRank
@@ -44,6 +45,8 @@ def literal_change(
     model: Model, eraser: RECE, concept: Concept, epochs: int
 ) -> Float[Tensor, "all width"]:
     """The paper's loop with the eraser's settings."""
+    assert eraser.ridge is not None
+    assert eraser.start_ridge is not None
     base = literal.weights(model)
     start = literal.uce(
         base,
@@ -222,3 +225,11 @@ def test_what_a_manner_adds_is_held_wherever_its_thing_goes(model: Model) -> Non
     (free, thing), (held, still) = moved_by(0.0), moved_by(1e4)
     assert held < 0.05 * free
     assert still > 0.5 * thing
+
+
+def test_steps_are_as_long_as_rows_unless_told(model: Model) -> None:
+    square = mean_square(model.ellipsoids())
+    told = RECE(epochs=1, ridge=SHORT * square, start_ridge=SHORT_START * square)
+    free, same = (change(model, r, HOUSE) for r in (RECE(epochs=1), told))
+    assert torch.equal(free, same)
+    assert far(change(model, replace(told, ridge=0.1), HOUSE), same) > 0.01

@@ -27,6 +27,7 @@ from torch import Generator, Tensor
 
 from efface.backbone import Backbone
 from efface.core import Concept, EffaceError, OnStep, PromptMap
+from efface.ellipsoids import mean_square
 from efface.erasers.uce import COMPRESSION, UCE, concept_pairs, kept_rows
 from efface.facts import Ruler, summary
 from efface.linalg import (
@@ -66,20 +67,20 @@ class RECE:
     """Weight, from 0, of what a kept manner ("cat, twitter style") adds to its thing's rows."""
     hold_weight: float = 1.0
     """Weight, from 0, that holds where it is what earlier epochs erased; 0 is the paper's code."""
-    ridge: float = 100.0
-    """λ in the epochs, above 0; rows have about their width as square. Higher: smaller epochs."""
+    ridge: float | None = None
+    """λ in the epochs, above 0; none: 0.276 of rows' mean square. Higher makes epochs smaller."""
     start_rows: RowPolicy = "last_to_end"
     """Token rows erased by the start: last, last_to_end or all."""
     start_keep_weight: float = 1.0
     """p of the start."""
-    start_ridge: float = 20.0
-    """λ of the start."""
+    start_ridge: float | None = None
+    """λ of the start; none: 0.055 of rows' mean square."""
     start_reach: float = 1.0
     """Length of the start's step, above 0: 1 is the solution, more goes past the goal."""
 
     def __post_init__(self) -> None:
         steps = (self.mu, self.ridge, self.start_ridge, self.start_reach)
-        if min(steps) <= 0:
+        if min(step for step in steps if step is not None) <= 0:
             raise EffaceError(
                 "mu, ridge, start_ridge and start_reach must be above 0: got "
                 f"{', '.join(map(str, steps))}"
@@ -103,11 +104,13 @@ class RECE:
     ) -> tuple[LowRank, dict[str, Any]]:
         """The map of one stream and what was measured of it."""
         on_step("encoding prompts", 0, 1)
+        square = mean_square(model.ellipsoids(stream))
+        ridge = SHORT * square if self.ridge is None else self.ridge
         start = UCE(
             rows=self.start_rows,
             keep_weight=self.start_keep_weight,
             word_weight=self.word_weight,
-            ridge=self.start_ridge,
+            ridge=SHORT_START * square if self.start_ridge is None else self.start_ridge,
             reach=self.start_reach,
         )
         words = self._kept(model, concept, start.rows, stream)
@@ -122,7 +125,7 @@ class RECE:
         while not (stopped := self._enough(done, ruler, edit)):
             on_step("epoch", done, self.epochs or LONGEST)
             derived = self._derive(edit, ruler, pairs)
-            step = self._erase(derived, torch.cat([keep, hold]))
+            step = self._erase(derived, torch.cat([keep, hold]), ridge)
             further = edit.compose(step).compress(COMPRESSION)
             if self.epochs is None and (ruler.drift(further) or 0) > self.drift:
                 already = (ruler.drift(edit) or 0) > self.drift
@@ -179,7 +182,7 @@ class RECE:
                 derived = derive_surrogatereg(edit, gram, rows, self.mu, "both")
         return Pairs(derived, goals)
 
-    def _erase(self, pairs: Pairs, keep: Float[Tensor, "k d"]) -> LowRank:
+    def _erase(self, pairs: Pairs, keep: Float[Tensor, "k d"], ridge: float) -> LowRank:
         """One UCE solve on the current weights, whose outputs the goals are too (Eq. 10).
 
         The rows of `keep` carry their weights.
@@ -190,10 +193,12 @@ class RECE:
             keep,
             erase_weight=1.0,
             keep_weight=1.0,
-            ridge=self.ridge,
+            ridge=ridge,
         )
 
 
+SHORT, SHORT_START = 0.276, 0.055
+"""λ of an epoch and of the start, as shares of the mean square of the encoder's rows: its unit."""
 LONGEST = 10
 """Epochs after which the automatic mode gives up."""
 
@@ -207,7 +212,8 @@ PRESETS = {
     "style": replace(_THEIRS, mu=1e-3, epochs=1, start_keep_weight=0.1),
     "hard-object": replace(_THEIRS, mu=1e-3, epochs=1),
     "easy-object": replace(_THEIRS, mu=0.1, epochs=1),
+    "robust": RECE(drift=0.06),
     "within": RECE(epochs=1, word_weight=1.0, start_rows="all", start_ridge=0.5, start_reach=1.2),
 }
-"""The paper's settings by task (its section 5 and the released scripts); within, ours: a style as
-said of things."""
+"""The paper's settings by task (its section 5 and the released scripts); ours are robust, for
+attackers who may feed embeddings, and within, for a style as said of things."""
