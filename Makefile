@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report sae-bench left-out-report study
+.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report methods sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -57,6 +57,10 @@ esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its au
 
 itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
 	$(BIN)/python -m studies.itd
+
+methods: export OMP_NUM_THREADS := 1
+methods: .venv/.dev ## Every method on objects, styles, a group and many at once (an hour; goes on where it was)
+	$(BIN)/python -W ignore -m studies.methods
 
 sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a python that has it)
 	$(BIN)/python -m benchmarks.sae_speed
