@@ -95,20 +95,25 @@ class Study:
             file.flush()
             os.fsync(file.fileno())
 
-    def asked(self, method: str, target: str, seed: int) -> dict[str, Any]:
-        """All that a cell's numbers depend on."""
+    def asked(self, method: str, target: Target, seed: int) -> dict[str, Any]:
+        """All that a cell's numbers depend on, but for the code."""
         return {
             "method": method,
-            "target": target,
+            "target": target.name,
             "seed": seed,
-            "settings": {} if method == BASE[0] else settings(method),
+            "settings": settings(method),
+            "pictures": digest(self.pictures(target, seed)),
             **asdict(self.size),
         }
+
+    def pictures(self, target: Target, seed: int) -> dict[str, list[Picture]]:
+        """What is drawn for a target."""
+        return pictures(target, self.size.count, self.size.others, seed)
 
     def run(self, todo: Sequence[tuple[str, Target]], seed: int) -> None:
         """Every cell that is not there yet, in this order."""
         for method, target in todo:
-            asked = self.asked(method, target.name, seed)
+            asked = self.asked(method, target, seed)
             if not self.done(asked):
                 begun = time.process_time()
                 cell = {"asked": asked, **self.cell(method, target, seed)}
@@ -117,10 +122,12 @@ class Study:
 
     def yardstick(self, seed: int) -> None:
         """How far two seeds of one prompt are apart."""
-        asked = self.asked(*BASE, seed)
+        wanted = self.pictures(TARGETS[0], seed)["things"]
+        method, target = BASE
+        told = {"method": method, "target": target, "seed": seed, "settings": {}}
+        asked = {**told, "pictures": digest(wanted), **asdict(self.size)}
         if self.done(asked):
             return
-        wanted = pictures(TARGETS[0], self.size.count, self.size.others, seed)["things"]
         other = [p._replace(seed=p.seed + SEEDS // 2) for p in wanted]
         far = self.moved(self.base(wanted), self.base(other))
         self.write({"asked": asked, "moved": {"things": far}})
@@ -135,7 +142,7 @@ class Study:
             return fit
         erased = efface.apply(self.pipe, efface.load(patch))
         parts, moved = dict[str, Any](), dict[str, Any]()
-        for part, wanted in pictures(target, self.size.count, self.size.others, seed).items():
+        for part, wanted in self.pictures(target, seed).items():
             before, after = self.base(wanted), self.draw(erased, wanted)
             names = [self.keep(p) for p in after]
             parts[part] = {
@@ -164,8 +171,8 @@ class Study:
 
     def base(self, wanted: Sequence[Picture]) -> list[Image.Image]:
         """The base model's, drawn once."""
-        told = json.dumps([*((p.prompt, p.seed) for p in wanted), self.size.steps])
-        record = self.folder / "base" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+        name = digest([wanted, self.size.steps, self.size.guidance])
+        record = self.folder / "base" / f"{name}.json"
         if not record.exists():
             names = [self.keep(p) for p in self.draw(self.pipe, wanted)]
             write_whole(record, json.dumps(names).encode())
@@ -202,6 +209,11 @@ class Study:
             why = wrong.read_text().strip().splitlines()[-1:] or [f"exit {ended.returncode}"]
             return {"error": why[0], "left": False}
         return {**json.loads(said.read_text().splitlines()[-1]), "left": bool(left - known)}
+
+
+def digest(what: Any) -> str:
+    """Tells anything that JSON can say from anything else."""
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def settings(method: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def pictures(target: Target, count: int, others: int, sitting: int) -> dict[str,
         "near": _drawn(_near(target), max(count, len(target.near)), group, sitting),
         "things": _drawn([(PLAIN.format(t), t) for t in OTHERS], others, "concept", sitting),
         "styles": _drawn(
-            [(STYLED.format(OTHERS[5 * i], s), s) for i, s in enumerate(rest[:5])],
+            [(STYLED.format(OTHERS[3 * i], s), s) for i, s in enumerate(rest)],
             len(rest),
             "style",
             sitting,
