@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from efface import phrases
@@ -88,6 +90,20 @@ def test_distances_grow_with_the_change() -> None:
     )
 
 
+def test_the_distance_is_that_of_places_brought_to_length_one() -> None:
+    """Place by place, layer by layer."""
+    rng, judge = np.random.default_rng(1), reporting()
+    one, other = (Image.fromarray(rng.integers(0, 256, (64, 64, 3), "uint8")) for _ in "ab")
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.stack([one, other])).permute(0, 3, 1, 2) / 127.5 - 1
+        layers = judge.model(pixels, output_hidden_states=True).hidden_states
+    apart = []
+    for a, b in layers:
+        columns = zip(a.flatten(1).T.double(), b.flatten(1).T.double(), strict=True)
+        apart.append(np.mean([((x / x.norm() - y / y.norm()) ** 2).sum() for x, y in columns]))
+    assert of_features(judge, [one], [other])[0] == pytest.approx(np.mean(apart), rel=1e-4)
+
+
 def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     out, folder = tmp_path / "claims" / "methods.jsonl", tmp_path / "runs"
     command = [sys.executable, "-m", "studies.methods", f"--out={out}", f"--folder={folder}"]
@@ -164,7 +180,7 @@ def test_tables_count_what_the_lines_say(tmp_path: Path) -> None:
     path, page = tmp_path / "methods.jsonl", tmp_path / "page.md"
     path.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     page.write_text("top\n<!-- methods -->\nold\n<!-- /methods -->\nend\n")
-    publish_table(path, page, ["uce", "rece"])
+    publish_table(path, page, ["uce", "rece", "sld"])
     text = page.read_text()
     assert text.startswith("top")
     assert "old" not in text
@@ -173,8 +189,9 @@ def test_tables_count_what_the_lines_say(tmp_path: Path) -> None:
     assert "| 20 % (20–20) of 6 | 0 % (0–0) of 6 |" in row
     assert "| `uce` | 3.0 (2.0–4.0) of 3 | – | – | 9.0 (9.0–9.0) of 3 | 400 " in text
     assert "- `rece` failed on cat: EffaceError: no" in text
-    assert "- not measured yet on car: `rece`" in text
-    assert "not measured yet on cat" not in text
+    assert "- not measured yet on cat: `sld`\n" in text
+    assert "- not measured yet on car: `rece`, `sld`\n" in text
+    assert "- not measured yet on ten things, fifty things: `uce`, `rece`\n" in text
 
 
 def test_new_settings_supersede_old_cells(tmp_path: Path) -> None:
