@@ -55,6 +55,8 @@ print(json.dumps({"CPU seconds": round(cpu, 2), "wall seconds": round(wall, 2),
 
 The peak is Linux's of this process, libraries included; what `wait` tells is the parent's too.
 """
+SHORT = 12
+"""Characters of a picture's name that a cell keeps."""
 COMPARED = ("things", "styles")
 """Parts whose pictures are compared with the base's."""
 
@@ -144,7 +146,7 @@ class Study:
         parts, moved = dict[str, Any](), dict[str, Any]()
         for part, wanted in self.pictures(target, seed).items():
             before, after = self.base(wanted), self.draw(erased, wanted)
-            names = [self.keep(p) for p in after]
+            names = [self.keep(p)[:SHORT] for p in after]
             parts[part] = {
                 "wanted": [p.name for p in wanted],
                 "before": self.judge.names(before, wanted[0].group),

@@ -17,7 +17,7 @@ from PIL import Image
 from efface import phrases
 from efface.detectors.judge import reporting
 from recipes.emoji.world import STYLES
-from studies.methods import Size, Study, settings, todo
+from studies.methods import SHORT, Size, Study, settings, todo
 from studies.methods_asked import (
     AKA,
     BASE,
@@ -144,7 +144,7 @@ def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert cell["fit"]["CPU seconds"] > 0
     assert 100 < cell["fit"]["peak MB"] < 4000
     assert len(cell["parts"]["things"]["after"]) == TINY.others
-    kept = {p.name for p in (folder / "pictures").iterdir()}
+    kept = {p.name[:SHORT] for p in (folder / "pictures").iterdir()}
     assert {n for part in cell["parts"].values() for n in part["pictures"]} <= kept
     assert min(cell["moved"]["things"]["pixels"]) >= 0
     other = json.loads(lines[1])["parts"]["plain"]
