@@ -57,6 +57,8 @@ The peak is Linux's of this process, libraries included; what `wait` tells is th
 """
 SHORT = 12
 """Characters of a picture's name that a cell keeps."""
+REFUSED = "EffaceError: "
+"""In the error of a fit that a method refuses, on any machine."""
 COMPARED = ("things", "styles")
 """Parts whose pictures are compared with the base's."""
 
@@ -86,9 +88,12 @@ class Study:
         self.pipe = efface.pipeline("emoji")
 
     def done(self, asked: Mapping[str, Any]) -> bool:
-        """Whether this was measured, with today's settings."""
+        """Whether it was measured, with today's settings, or refused; what broke is tried again."""
         wanted = json.loads(json.dumps(asked))
-        return any(cell["asked"] == wanted for cell in self.rows.told())
+        return any(
+            cell["asked"] == wanted and REFUSED in cell.get("error", REFUSED)
+            for cell in self.rows.told()
+        )
 
     def write(self, cell: Mapping[str, Any]) -> None:
         """One line, on the disk before anything else is begun."""

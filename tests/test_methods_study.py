@@ -150,6 +150,9 @@ def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     other = json.loads(lines[1])["parts"]["plain"]
     assert other["before"] == cell["parts"]["plain"]["before"]
     assert other["pictures"] != cell["parts"]["plain"]["pictures"]
+    for error, final in (("MemoryError", False), ("efface.core.EffaceError: it has none", True)):
+        study.write({"asked": {"method": error}, "error": error})
+        assert study.done({"method": error}) is final
 
 
 def a_cell(method: str, target: str, seed: int = 0, **found: Any) -> dict[str, Any]:
