@@ -95,7 +95,8 @@ def test_the_distance_is_that_of_places_brought_to_length_one() -> None:
     rng, judge = np.random.default_rng(1), reporting()
     one, other = (Image.fromarray(rng.integers(0, 256, (64, 64, 3), "uint8")) for _ in "ab")
     with torch.no_grad():
-        pixels = torch.from_numpy(np.stack([one, other])).permute(0, 3, 1, 2) / 127.5 - 1
+        rows = torch.from_numpy(np.stack([np.asarray(p) for p in (one, other)]))
+        pixels = rows.permute(0, 3, 1, 2) / 127.5 - 1
         layers = judge.model(pixels, output_hidden_states=True).hidden_states
     apart = []
     for a, b in layers:
