@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report esd-cost itd-report methods sae-bench left-out-report study
+.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -46,6 +46,9 @@ left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a 
 erasure-report: .venv/.dev ## UCE and RECE side by side on the bundled models
 	$(BIN)/python -m studies.emoji_erasure
 
+adversary-report: .venv/.dev ## The exact adversary beside RECE's strengths; certificate against attacks
+	$(BIN)/python -m studies.adversary
+
 study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hours; resumes)
 	mkdir -p runs
 	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
@@ -61,6 +64,9 @@ itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stay
 methods: export OMP_NUM_THREADS := 1
 methods: .venv/.dev ## Every method on objects, styles, a group and many at once (an hour; goes on where it was)
 	$(BIN)/python -W ignore -m studies.methods
+
+receler-report: .venv/.dev ## Receler on the bundled model: found, attacked, and what an update costs
+	$(BIN)/python -m studies.receler
 
 sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a python that has it)
 	$(BIN)/python -m benchmarks.sae_speed

@@ -20,7 +20,7 @@ from efface import attacks
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import load_pipeline
 from efface.core import Case, Concept
-from efface.detectors import open_judge
+from efface.detectors.judge import reporting
 from efface.run import Scene, drive
 from efface.store import open_store
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--loop", type=int, default=40, help="cases the plain loop draws")
     options = parser.parse_args()
-    pipe, judge = load_pipeline("emoji"), open_judge(None, "emoji")
+    pipe, judge = load_pipeline("emoji"), reporting()
     asked = cases(options.prompts, options.attacks)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):

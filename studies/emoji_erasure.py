@@ -83,13 +83,15 @@ class World:
         at = {n: seen[i * OTHER_SEEDS : (i + 1) * OTHER_SEEDS] for i, n in enumerate(things)}
         return {n: [s == n for s in found] for n, found in at.items()}
 
-    def styled(self, pipe: Any) -> dict[str, list[bool]]:
+    def styled(self, pipe: Any) -> dict[str, dict[str, bool]]:
         """For every style, whether each of some things shows it when asked for."""
         things = self.things[3 :: 6 * self.thin]
         prompts = [SAID[0].format(t, s) for s in self.styles for t in things]
         seen = self.shows(pipe, prompts, 1, "style")
         at = {s: seen[i * len(things) : (i + 1) * len(things)] for i, s in enumerate(self.styles)}
-        return {s: [x == s for x in found] for s, found in at.items()}
+        return {
+            s: {t: x == s for t, x in zip(things, found, strict=True)} for s, found in at.items()
+        }
 
 
 def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dict[str, Any]:
@@ -116,10 +118,8 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
         "after": share(after),
         "others before": share([x for n in others for x in world.base_right[n]]),
         "others after": share([x for n in others for x in right[n]]),
-        "styles before": share(
-            [x for s in world.styles if s != name for x in world.base_styled[s]]
-        ),
-        "styles after": share([x for s in world.styles if s != name for x in styled[s]]),
+        "styles before": share(untouched(world.base_styled, name)),
+        "styles after": share(untouched(styled, name)),
         "toward": list(patch.concept.toward),
         "lost": {
             n: sum(world.base_right[n]) - sum(right[n])
@@ -129,6 +129,16 @@ def one(world: World, method: str, kind: str, name: str, **settings: Any) -> dic
         "facts": dict(patch.facts),
         "seconds": seconds,
     }
+
+
+def untouched(styled: Mapping[str, Mapping[str, bool]], erased: str) -> list[bool]:
+    """Whether pictures that are neither of the erased thing nor in the erased style show theirs."""
+    return [
+        right
+        for style, things in styled.items()
+        for thing, right in things.items()
+        if erased not in (style, thing)
+    ]
 
 
 def rows(

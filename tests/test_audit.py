@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from efface import prompts
 from efface.core import Case, Concept, EffaceError
 from efface.store import read
+from tests.looks import build_clip
 
 Cli = Callable[..., Any]
 LABELS = ("concept:cat", "concept:dog", "concept:house", "concept:tree", "style:plain")
@@ -135,7 +137,8 @@ def test_prompts_of_a_file(run: Cli, tmp_path: Path) -> None:
         (["--attack", "magic"], "no attack 'magic'"),
         (["--budget", "huge"], "no budget 'huge'"),
         (["--precision", "int8"], "no precision 'int8'"),
-        (["--set", "typos"], "ATTACK.NAME=VALUE"),
+        (["--device", "tpu9"], "no device 'tpu9' here"),
+        (["--set", "typos"], "WHAT.NAME=VALUE"),
         (["--set", "typos.k=many"], "takes for k"),
         (["--attack", "casing", "--set", "typos.k=2"], "not among none, seeds, casing"),
         (["--column", "prompt=x"], "give one with --prompts"),
@@ -156,6 +159,40 @@ def test_unknown_detector(cli: Cli, tiny: Path, tiny_patch: Path, tmp_path: Path
     done = cli("audit", tiny, tiny_patch, "--detector", "magic", "-o", tmp_path / "run")
     assert done.code == 2
     assert "no detector 'magic'" in done.err
+
+
+def test_detectors_that_need_a_path(run: Cli, tmp_path: Path) -> None:
+    for words, said in (
+        ("clip", "--detector clip:FOLDER"),
+        ("faces:nowhere", "no image classifier at nowhere"),
+        ("q16", "--set q16.prompts=FILE"),
+    ):
+        done = run("--detector", words)
+        assert (done.code, len(done.err.strip().splitlines())) == (2, 1)
+        assert said in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_detector_for_the_concept_one_for_the_rest(
+    cli: Cli, tiny: Path, tiny_patch: Path, judge: Path, tmp_path: Path
+) -> None:
+    clip = build_clip(tmp_path / "clip")
+    np.save(tmp_path / "q16.npy", np.random.default_rng(0).standard_normal((2, 8)))
+    asked = ("audit", tiny, tiny_patch, "-o", tmp_path / "run", *QUICK, "--attack", "none")
+    two = ("--detector", f"q16:{clip}@0.4", "--detector", judge)
+    done = cli(*asked, *two, "--set", f"q16.prompts={tmp_path / 'q16.npy'}", "--json")
+    assert done.code == 0, done.err
+    story = json.loads(done.out)["story"]["detector"]
+    assert story["name"] == f"q16:{clip}@0.4, {judge}"
+    assert [(each["kind"], each["threshold"]) for each in story["each"]] == [
+        ("q16", 0.4), ("classifier", None),
+    ]  # fmt: skip
+    found = read(tmp_path / "run")
+    labels = {row.attack: set(row.verdict.labels) for row in found.rows if row.verdict}
+    assert labels["none"] == {"inappropriate", "appropriate"}
+    assert labels["across"] == {"cat", "dog", "house", "tree"}
+    assert "kept" not in labels
+    assert cli(*asked, *two, "--json").code == 2, "other settings are another run"
 
 
 GROUPS = {"concept": ["cat", "wine glass"], "style": ["blob"], "background": ["red"]}

@@ -130,7 +130,7 @@ def _merge(self: Any, name: str, old: Any) -> Any:
 
 
 def _scores(self: Any, pictures: Any) -> Any:
-    return self.model(self._pixels(pictures))
+    return self.model(self._prepare(pictures))
 
 
 def judged(pipe: DiffusionPipeline, _: Patch) -> Any:

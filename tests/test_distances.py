@@ -1,9 +1,11 @@
 """FID, KID and CMMD against Gaussians whose distances are known in closed form."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from efface import metrics
@@ -11,6 +13,7 @@ from efface.backbones.checkpoint import resolve
 from efface.backbones.features import extractor
 from efface.core import Case, EffaceError, Row, Verdict
 from efface.distances import CMMD_SCALE, CMMD_SIGMA, cmmd, fid, kid
+from tests.looks import build_classifier, build_clip, noise
 
 
 def exact(mean: np.ndarray, spread: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -125,6 +128,73 @@ def test_metrics_of_pictures(name: str, judge: Path, tmp_path: Path) -> None:
     assert (apart.n, metric(other, rows[:3]).skipped) == (4, 1)
     if name in ("fid", "cmmd", "picture-change"):
         assert alike.value == pytest.approx(0, abs=1e-4)
+
+
+def test_distance_from_a_folder_of_pictures(judge: Path, tmp_path: Path) -> None:
+    rows, other = kept(tmp_path, 0), kept(tmp_path, 50)
+    for each in other:
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / str(each.image)).rename(tmp_path / "photos" / str(each.image))
+    given = {"run": str(tmp_path), "extractor": str(judge), "reference": str(tmp_path / "photos")}
+    found = metrics.build("kid", **given)(rows, [])
+    extract = extractor(judge)
+    pictures = [
+        [Image.open(p) for p in sorted(f.glob("*.png"))] for f in (tmp_path, tmp_path / "photos")
+    ]
+    assert found.value == pytest.approx(kid(*(extract(p) for p in pictures)), rel=1e-6)
+    assert (found.n, found.skipped) == (4, 0)
+    assert metrics.build("kid", **given, of_base=True)([], rows).value == found.value
+    empty = given | {"reference": str(tmp_path / "nowhere")}
+    with pytest.raises(EffaceError, match="holds 0 pictures"):
+        metrics.build("kid", **empty)(rows, [])
+
+
+def test_clip_score_is_the_mean_of_the_cosines(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    clip = build_clip(tmp_path / "clip", seed=3)
+    rows = kept(tmp_path, 0)
+    rows = [replace(row, root=Case(f"a dog on {i} cats", i)) for i, row in enumerate(rows)]
+    metric = metrics.build("clip-score", run=str(tmp_path), clip=str(clip))
+    pictures = [Image.open(tmp_path / str(row.image)) for row in rows]
+    texts = AutoTokenizer.from_pretrained(clip)(
+        [row.root.prompt for row in rows], return_tensors="pt", padding=True, truncation=True
+    )
+    pixels = AutoImageProcessor.from_pretrained(clip)(images=pictures, return_tensors="pt")
+    with torch.no_grad():
+        told = CLIPModel.from_pretrained(clip)(**texts, **pixels)
+    cosines = (told.image_embeds * told.text_embeds).sum(1)
+    found = metric(rows[::-1], [])
+    assert found.value == pytest.approx(100 * cosines.clamp(min=0).mean().item(), abs=1e-3)
+    assert found.value is not None
+    assert found.value > 0
+    assert found.n == 4
+    lost = [*rows, replace(rows[0], image=None, error="lost")]
+    assert (metric(lost, []).n, metric(lost, []).skipped) == (4, 1)
+    assert metric([], rows).value is None
+    other = metrics.build("clip-score", run=str(tmp_path), clip=str(clip), of_base=True)
+    assert other([], rows).value == found.value
+    none = metrics.build("clip-score", run=str(tmp_path), clip=str(clip), kind="none")
+    assert none(rows, []).value is None
+
+
+def test_features_of_any_image_model(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, CLIPModel, ViTModel
+
+    folder = build_classifier(tmp_path / "vit", ("a", "b"))
+    read = AutoImageProcessor.from_pretrained(folder)(images=noise(3), return_tensors="pt")
+    headless = ViTModel.from_pretrained(folder, add_pooling_layer=True)
+    headless.save_pretrained(folder)
+    with torch.no_grad():
+        wanted = headless(**read).pooler_output
+    assert np.allclose(extractor(folder)(noise(3)), wanted, atol=1e-5)
+    clip = build_clip(tmp_path / "clip")
+    read = AutoImageProcessor.from_pretrained(clip)(images=noise(3), return_tensors="pt")
+    with torch.no_grad():
+        model = CLIPModel.from_pretrained(clip)
+        rows = model.visual_projection(model.vision_model(**read).pooler_output)
+    wanted = torch.nn.functional.normalize(rows, dim=1)
+    assert np.allclose(extractor(clip)(noise(3)), wanted, atol=1e-5)
 
 
 def test_features_are_what_the_last_layer_reads(judge: Path, tmp_path: Path) -> None:

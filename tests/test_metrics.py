@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ def built(name: str) -> metrics.Metric:
     return metrics.build(name, **({"attack": "typos"} if name in needs else {}))
 
 
-OF_PICTURES = {"fid", "kid", "cmmd", "picture-change"}
+OF_PICTURES = {"fid", "kid", "cmmd", "picture-change", "clip-score"}
 """Tested with pictures, in test_distances."""
 every_metric = pytest.mark.parametrize(
     "name", [name for name in metrics.REGISTRY if name not in OF_PICTURES]
@@ -74,6 +76,19 @@ def test_value_is_within_its_interval(name: str) -> None:
     assert found.value is not None or name in {"cra", "denoiser-calls"}  # no such rows here
     if found.value is not None and found.interval is not None:
         assert found.interval[0] - 1e-12 <= found.value <= found.interval[1] + 1e-12
+
+
+def test_calls_are_those_of_drawing_and_of_searching() -> None:
+    case = Case("a cat", 0, steps=10)
+    asked = (
+        case,
+        replace(case, spent=7),
+        replace(case, guidance=1.0),
+        replace(case, start=Path("a.png"), strength=0.5),
+    )
+    drawn = [Row(case, c, i, Path("b.png"), None, None, "p4d") for i, c in enumerate(asked)]
+    failed = Row(case, asked[1], 4, None, None, "x", "p4d")
+    assert value("denoiser-calls", *drawn, failed, attack="p4d").value == 20 + 27 + 10 + 10
 
 
 def test_rates_by_hand() -> None:

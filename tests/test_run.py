@@ -234,3 +234,35 @@ def test_soft_prompt_and_start_survive(
     assert soft.verdict.score == pytest.approx(said.verdict.score, abs=0.1)
     assert again.error is None
     assert again.case.start == before.image
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Reads the picture it is given, and asks for drawings with it and without."""
+
+    access: ClassVar[attacks.Access] = "white"
+    from_picture: ClassVar[bool] = True
+
+    def run(
+        self, erased: Backbone, base: Backbone, concept: Concept, case: Case, rng: Rng
+    ) -> Generator[Case, Verdict, None]:
+        assert case.start is not None
+        assert case.start.is_file()
+        yield replace(case, strength=0.5)
+        yield replace(case, start=None, spent=7)
+
+
+def test_attacks_may_look_at_the_picture(
+    pipe: DiffusionPipeline, tiny_patch: Path, store: Store
+) -> None:
+    """Wherever the run's folder is; its rows name the picture within it."""
+    here = scene(pipe, tiny_patch, store)
+    drive(here, "none", attacks.build("none"), roots(1), quiet, base=True)
+    [before] = store.base
+    given = [(replace(before.root, start=before.image, steps=4), brightness)]
+    for _ in range(2):  # the second time it is read from the disk
+        drive(here, "looking", Looking(), given, quiet)
+        again, anew = store.rows
+        assert again.error is None
+        assert again.root.start == again.case.start == before.image
+        assert (anew.error, anew.case.start, anew.case.spent) == (None, None, 7)

@@ -15,9 +15,11 @@ from efface import __version__, attacks, detectors
 from efface.api import everyday, said_of_things
 from efface.backbones.checkpoint import resolve
 from efface.backbones.identity import identity
+from efface.backbones.local import placed
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline, reads_rows
 from efface.core import ACROSS, KEPT, PLAIN, Case, Concept, Detector, EffaceError, OnStep
+from efface.curves import curves
 from efface.hub import local
 from efface.outcomes import outcomes, same
 from efface.output import write_whole
@@ -28,6 +30,8 @@ from efface.provenance import provenance
 from efface.run import Root, Scene, drive
 from efface.store import Run, Store, open_store, read
 from efface.summary import summary
+from efface.watchers import Several
+from efface.zeros import leak
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,8 +57,10 @@ class Settings:
     prompts: PromptFile | None = None
     concept: Concept | None = None
     """None: the patch's."""
-    detector: str | None = None
-    """Preset or folder; None: the model's reporting judge."""
+    detector: tuple[str, ...] = ()
+    """Detectors, each for what those before it cannot name; none: the model's reporting judge."""
+    detecting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Detector -> settings that differ from its own."""
     watch: str | None = None
     """What the detector looks for; None: what the prompt names."""
     steps: int = 20
@@ -62,6 +68,8 @@ class Settings:
     seed: int = 0
     batch: int = 16
     precision: str = "auto"
+    device: str = "cpu"
+    """Where pictures are drawn and judged."""
 
 
 def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) -> Run:
@@ -71,12 +79,16 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     chosen = _chosen(asked)
     on_step("loading the model", 0, 1)
     root = resolve(model)
-    pipe = load_pipeline(model)
+    pipe = placed(load_pipeline(model), asked.device)
     after, concept, told = _erased(pipe, erased, asked.concept)
     if not asked.attacks and not reads_rows(pipe):
         chosen = {name: attack for name, attack in chosen.items() if attack.access == "none"}
     base, attacked = (open_pipeline(p, frozen=True) for p in (pipe, after))
-    bench = _Bench(base, concept, detectors.open_judge(asked.detector, str(root)), asked)
+    kept = concept.keep or everyday(base, concept.erase)
+    judge, seen = detectors.open_watcher(
+        asked.detector, str(root), (*concept.erase, *kept), pipe.device.type, asked.detecting
+    )
+    bench = _Bench(base, concept, kept, judge, asked)
     precision = _precision(asked.precision, pipe.device)
     story = {
         "efface": __version__,
@@ -87,13 +99,21 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "attacks": {name: asdict(attack) for name, attack in chosen.items()},  # type: ignore[call-overload]
         "prompts": bench.told(),
         "budget": asked.budget,
-        "detector": {"name": asked.detector or detectors.DEFAULT, "watch": asked.watch},
+        "detector": {
+            "name": ", ".join(asked.detector) or detectors.DEFAULT,
+            "watch": asked.watch,
+            "each": seen,
+        },
         **{key: getattr(asked, key) for key in ("steps", "guidance", "seed", "batch")},
         "sampler": type(pipe.scheduler).__name__,
         "precision": str(precision).removeprefix("torch."),
         "device": pipe.device.type,
+        "zeros": leak(after, pipe),
     }
-    named = {"model": model, "erased": erased, "patch": provenance(erased)}
+    patch = provenance(erased)
+    if patch is not None:
+        patch["curves"] = curves(load(local(erased)), base)
+    named = {"model": model, "erased": erased, "patch": patch}
     with open_store(out, story, named) as store:
         scene = Scene(attacked, base, concept, store, asked.seed, asked.batch, precision)
         if not (out / "table.json").exists():
@@ -122,7 +142,7 @@ def _erased(
     if Path(erased).is_dir():
         if concept is None:
             raise EffaceError(f"{erased} does not say what was erased: pass --concept")
-        after = load_pipeline(erased)
+        after = placed(load_pipeline(erased), pipe.device.type)
         return after, concept, identity(after)
     path = local(erased)
     patch = load(path)
@@ -145,7 +165,9 @@ def _precision(asked: str, device: torch.device) -> torch.dtype:
 class _Bench:
     """The cases of an audit, each with who judges it."""
 
-    def __init__(self, base: Model, concept: Concept, judge: Any, asked: Settings) -> None:
+    def __init__(
+        self, base: Model, concept: Concept, kept: Sequence[str], judge: Several, asked: Settings
+    ) -> None:
         self.judge, self.asked, self.concept, self.base = judge, asked, concept, base
         counts = COUNTS[asked.budget]
         self.count = asked.count or counts[0]
@@ -158,9 +180,9 @@ class _Bench:
         if asked.prompts is not None:
             self.file = asked.prompts.count(asked.count)
         self.cases = targets(said, things, self.count, default)
-        self.domain = spot(asked.watch or concept.erase[0], judge.groups, base.synonyms)[0]
-        known = concept.keep or everyday(base, concept.erase)
-        words = [w for w in known if w.lower() not in {e.lower() for e in concept.erase}]
+        self.sought = asked.watch or judge.sole
+        self.domain = spot(self.sought or concept.erase[0], judge.groups, base.synonyms)[0]
+        words = [w for w in kept if w.lower() not in {e.lower() for e in concept.erase}]
         seeded = replace(default, seed=asked.seed + KEPT_SEEDS)
         self.kept = retained(words, things, judge.groups, counts[1], seeded)
         self.watch: Callable[[str, str], Detector] = cache(judge.watch)
@@ -175,7 +197,7 @@ class _Bench:
         given: Iterable[Case] = self.cases if self.file is None else self._from_file()
         for case in given:
             named = [e for e in self.concept.erase if e.lower() in case.prompt.lower()]
-            phrase = self.asked.watch or max(named, key=len, default=self.concept.erase[0])
+            phrase = self.sought or max(named, key=len, default=self.concept.erase[0])
             domain, name = spot(phrase, self.judge.groups, self.base.synonyms)
             yield case, self.watch(name, domain)
 

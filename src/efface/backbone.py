@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Generator, Tensor, nn
 
@@ -102,6 +102,14 @@ class Speaker(Protocol):
 
     def say(self, prompts: Sequence[str], weights: Mapping[str, Tensor] = NO_WEIGHTS) -> Said:
         """Prompts on every stream, differentiable in `weights`, which stand in for the model's."""
+
+    def say_embedded(
+        self, words: Int[Tensor, "prompts tokens"], rows: Float[Tensor, "prompts tokens width"]
+    ) -> Said:
+        """Whole token sequences on every stream, as if `rows` were their embeddings.
+
+        Differentiable in them; for models with one CLIP text encoder.
+        """
 
 
 @runtime_checkable

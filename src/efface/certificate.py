@@ -71,21 +71,15 @@ class Adversary:
     def __init__(
         self, map: LowRank, gram: Float[Tensor, "d d"], ellipsoids: Sequence[Ellipsoid]
     ) -> None:
-        """With e = A z + β and B = T A, BᵀGB is the same for all rows: its spectrum is kept."""
-        self._map, self._gram = map, gram.double()
-        self._reaches = [
-            (
-                reach := map.apply(surface.axes.double().T).T,
-                Spectrum.of(reach.T @ self._gram @ reach),
-            )
-            for surface in ellipsoids
-        ]
-        self._ellipsoids = ellipsoids
+        """With e = A z + β, the spectrum of AᵀTᵀGTA is the same for all rows: it is kept."""
+        self._map, self._gram, self._ellipsoids = map, gram.double(), ellipsoids
+        self._cross, edited = map.pull(gram)
+        self._hessians = [Spectrum.of(surface.pull(edited)) for surface in ellipsoids]
 
     def certificate(self, rows: Float[Tensor, "n d"], goals: Float[Tensor, "n d"]) -> Certificate:
         """q(c) = min over e of (T e − c)ᵀG(T e − c), over (v − c)ᵀG(v − c), for each c.
 
-        Symbols: `rows` c, `goals` v. With r₀ = Tβ − c: minimise zᵀ(BᵀGB)z + 2(BᵀGr₀)ᵀz on
+        Symbols: `rows` c, `goals` v. With r₀ = Tβ − c: minimise zᵀAᵀTᵀGTAz + 2(AᵀTᵀGr₀)ᵀz on
         |z|² = r².
         """
         map, gram, rows, goals = self._map, self._gram, rows.double(), goals.double()
@@ -94,12 +88,13 @@ class Adversary:
         rows, moved = rows[judged], moved[judged]
 
         left, embeddings = torch.full_like(moved, torch.inf), torch.zeros_like(rows)
-        for (reach, hessian), (axes, shift, radius2, solid) in zip(
-            self._reaches, self._ellipsoids, strict=True
+        for hessian, (axes, shift, radius2, solid) in zip(
+            self._hessians, self._ellipsoids, strict=True
         ):
+            axes = axes.double()
             offset = map.apply(shift.double()[None]) - rows
-            z = sphere_minimum(hessian, -offset @ gram @ reach, radius2, solid=solid)
-            found = z @ axes.double().T + shift.double()
+            linear = -offset @ self._cross.T @ axes
+            found = sphere_minimum(hessian, linear, radius2, solid=solid) @ axes.T + shift.double()
             nearest = _quadratic(gram, map.apply(found) - rows)
             nearer = nearest < left
             left[nearer], embeddings[nearer] = nearest[nearer], found[nearer]

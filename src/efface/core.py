@@ -69,6 +69,12 @@ class Case:
     """Share of the noise that is put on `start`: 0 leaves it as it is, 1 leaves nothing of it."""
     size: tuple[int, int] | None = None
     """Width and height in pixels; None: the model's own."""
+    hole: float = 0.0
+    """Sides of the central part of `start` that is drawn anew, as a share of its; 0: no part."""
+    handed: int = 0
+    """First steps, which the base model draws before the model goes on."""
+    spent: int = 0
+    """Denoiser calls, forward or back, that an attack made to find it since the case before."""
 
 
 class Encoded(NamedTuple):
@@ -101,6 +107,14 @@ class Ellipsoid(NamedTuple):
     radius2: float
     solid: bool = False
     """|z|^2 <= radius2: no norm binds the rows, the bound is that of a sample of prompts."""
+
+    def pull(self, form: Float[Tensor, "width width"]) -> Float[Tensor, "free free"]:
+        """AᵀFA of the axes A in float64; no product where A scales and picks leading columns."""
+        axes, form = self.axes.double(), form.double()
+        scale = axes.diagonal()
+        if len(scale) == axes.shape[1] and axes.count_nonzero() == scale.count_nonzero():
+            return scale[:, None] * form[: len(scale), : len(scale)] * scale
+        return axes.T @ form @ axes
 
 
 @dataclass(frozen=True, eq=False)

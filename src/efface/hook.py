@@ -24,7 +24,7 @@ def read_maps(path: str | Path) -> Maps:
     with safe_open(path, framework="pt") as file:
         told = json.loads((file.metadata() or {}).get("efface", "{}"))
         if told.get("gates"):
-            raise ValueError(f"{path} has a gate, which runs in the text encoder: use efface.apply")
+            raise ValueError(f"{path} has a gate, which runs inside the model: use efface.apply")
         if not told.get("maps") or told.get("edits"):
             raise ValueError(f"{path} is no patch of maps alone: export it as LoRA instead")
         if len(set(told["maps"])) != len(told["maps"]):

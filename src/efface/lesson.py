@@ -6,7 +6,7 @@ every so often, and the base is asked for their targets in one batched call for 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,12 @@ class Lesson:
         )
         self.erased = self._current = Pool(self.denoiser, self.named, drawn)
         self.kept = kept_pool(model, concept, drawing, kept, seed_of(rng), on_step)
+
+    def through(self, denoiser: Denoiser) -> None:
+        """From now on ask this one: the same network, with what a method adds to it."""
+        self.denoiser = denoiser
+        self.kept = replace(self.kept, denoiser=denoiser)
+        self.erased = self._current = replace(self.erased, denoiser=denoiser)
 
     def batch(self, weights: Weights, step: int, count: int, rng: Generator) -> Batch:
         """Examples of the concept; `named` and `other` of them are the base's predictions."""

@@ -26,6 +26,15 @@ ROWS = 512
 """Rows whose secular equations are solved together: few enough to stay in the cache."""
 
 
+class Pulled(NamedTuple):
+    """A Gram matrix G = Σ W₀ᵀW₀ seen through an edit, W = W₀T."""
+
+    cross: Float[Tensor, "d d"]
+    """TᵀG = Σ WᵀW₀."""
+    edited: Float[Tensor, "d d"]
+    """TᵀGT = Σ WᵀW."""
+
+
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """The map T = I + a bᵀ."""
@@ -56,6 +65,12 @@ class LowRank:
         """
         a1, b1, a2, b2 = (x.double() for x in (self.a, self.b, then.a, then.b))
         return LowRank(torch.cat([a1, a2], 1), torch.cat([b1 + b2 @ (a2.T @ b1), b2], 1))
+
+    def pull(self, gram: Float[Tensor, "d d"]) -> Pulled:
+        """TᵀG and TᵀGT, without a product of two d×d matrices."""
+        a, b, gram = self.a.double(), self.b.double(), gram.double()
+        cross = gram + b @ (a.T @ gram)
+        return Pulled(cross, cross + (cross @ a) @ b.T)
 
     def scale(self, strength: float) -> "LowRank":
         """I + strength · a bᵀ: 0 is no edit, 1 the edit as fitted."""
@@ -192,9 +207,7 @@ def _derive(
     hold: float,
 ) -> Float[Tensor, "n d"]:
     """Argmin over x of Σ|W x − W₀ c|² + hold Σ|W (x − c)|² + pull |x − anchor|², row by row."""
-    a, b, gram, columns = edit.a.double(), edit.b.double(), gram.double(), rows.double().T
-    cross = gram + b @ (a.T @ gram)
-    current = cross + (cross @ a) @ b.T
+    (cross, current), columns = edit.pull(gram), rows.double().T
     right = (cross + hold * current) @ columns + pull * anchor.double().T
     system = (1 + hold) * current
     system.diagonal().add_(pull)

@@ -24,6 +24,8 @@ SHARE = 3
 """A thing is held with one in so many of what else is kept; in turn, all things hold all."""
 SAID = 3
 """Things that each manner kept by default is said of."""
+COMMA = ", "
+"""Between a thing and the manner that is said of it."""
 Item = TypeVar("Item")
 Pair = tuple[str, str]
 """A phrase and what it becomes."""
@@ -40,7 +42,7 @@ def in_turn(manners: Sequence[str], things: Sequence[str]) -> list[str]:
     Pictures are asked for in a manner together with a thing, and those rows are not the manner's.
     """
     return [
-        f"{thing}, {manner}"
+        f"{thing}{COMMA}{manner}"
         for i, manner in enumerate(manners)
         for thing in evenly(things[i % (len(things) or 1) :: len(manners)], SAID)[:SAID]
     ]
@@ -64,6 +66,13 @@ def held(concept: Concept) -> list[str]:
         for i, thing in enumerate(concept.within)
         for phrase in (said_of(thing, ""), *(said_of(thing, o) for o in others[i % SHARE :: SHARE]))
     ]
+
+
+def fuller(concept: Concept) -> list[Pair]:
+    """Kept phrases that say a manner of another kept phrase, each with that one."""
+    kept = set(concept.keep)
+    bare = ((phrase, phrase.rpartition(COMMA)[0]) for phrase in concept.keep)
+    return [(phrase, thing) for phrase, thing in bare if thing in kept]
 
 
 def judged(concept: Concept) -> list[Pair]:

@@ -45,8 +45,8 @@ def _formed(pair: _Pair) -> Quadratic:
         cross = step if cross is None else cross + step
     assert cross is not None, "a model without readers of text"
     gram = pair.erased.gram()
-    axes = [surface.axes.double() for surface in pair.erased.ellipsoids()]
-    return Quadratic(gram, cross, tuple(Spectrum.of(a.T @ gram @ a) for a in axes))
+    surfaces = pair.erased.ellipsoids()
+    return Quadratic(gram, cross, tuple(Spectrum.of(s.pull(gram)) for s in surfaces))
 
 
 def recovered(

@@ -15,8 +15,9 @@ import torch
 from PIL.Image import Image
 
 from efface.attacks import Attack
+from efface.backbones.between import inside
 from efface.backbones.model import Model
-from efface.backbones.pipeline import alike, draw, reads_rows
+from efface.backbones.pipeline import Artist, alike, draw, reads_rows
 from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
 from efface.rows import Rows, rounded, tell_case
 from efface.safety import REFUSED, about, refused
@@ -91,10 +92,9 @@ def drive(
 class _Line:
     """One root and how far its attack has come."""
 
-    def __init__(self, root: Root, about: str, cases: Generator[Case, Verdict, None]) -> None:
-        """`about`: what is said along with every prompt."""
+    def __init__(self, root: Root, scene: Scene, cases: Generator[Case, Verdict, None]) -> None:
         self.root, self.detector = root
-        self._about, self._cases = about, cases
+        self._scene, self._about, self._cases = scene, about(scene.concept.erase), cases
         self.step = -1
         self.case = self.root
         self.error: str | None = None
@@ -107,8 +107,8 @@ class _Line:
         rng = torch.Generator().manual_seed(int.from_bytes(told[:7]))
         line = cls(
             root,
-            about(scene.concept.erase),
-            attack.run(scene.erased, scene.base, scene.concept, root[0], rng),
+            scene,
+            attack.run(scene.erased, scene.base, scene.concept, _outside(scene, root[0]), rng),
         )
         line._advance(None)
         return line
@@ -128,7 +128,8 @@ class _Line:
 
     def _advance(self, verdict: Verdict | None) -> None:
         try:
-            self.case = next(self._cases) if verdict is None else self._cases.send(verdict)
+            asked = next(self._cases) if verdict is None else self._cases.send(verdict)
+            self.case = _inside(self._scene, asked)
         except StopIteration:
             self.done = True
         except Exception as error:  # an attack is anybody's code: its failure is a row
@@ -173,7 +174,11 @@ def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> lis
     else:
         drawn = _draw(scene, scene.base if base else scene.erased, [line.case for line in lines])
     judged = _judge(
-        [(p, line.detector) for p, line in zip(drawn, lines, strict=True) if isinstance(p, Image)]
+        [
+            (inside(p, line.case.hole) if line.case.hole else p, line.detector)
+            for p, line in zip(drawn, lines, strict=True)
+            if isinstance(p, Image)
+        ]
     )
     found = []
     for line, picture in zip(lines, drawn, strict=True):
@@ -193,10 +198,20 @@ def _rows(scene: Scene, name: str, lines: Sequence[_Line], *, base: bool) -> lis
 
 def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str]:
     """A picture a case, or why there is none."""
-    here = [
-        case if case.start is None else replace(case, start=scene.store.folder / case.start)
-        for case in cases
-    ]
+    here = [_outside(scene, case) for case in cases]
+    artist, base = _artist(model), _artist(scene.base)
+    rough, device = scene.precision is not torch.float32, artist.pipe.device.type
+    try:
+        with torch.autocast(device, scene.precision, enabled=rough):
+            return list(draw(artist.pipe, here, _quiet, scene.batch, artist.say, base))
+    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
+        if len(cases) == 1:
+            return [_reason(error)]
+        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+
+
+def _artist(model: Model) -> Artist:
+    """A model as what draws."""
     pipe = model.pipe
     assert pipe is not None, "a run draws with models of live pipelines"
 
@@ -204,14 +219,20 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
         with torch.autocast(pipe.device.type, enabled=False):  # what is said is kept, and shared
             return model.encode(prompts).states
 
-    rough = scene.precision is not torch.float32
-    try:
-        with torch.autocast(pipe.device.type, scene.precision, enabled=rough):
-            return list(draw(pipe, here, _quiet, scene.batch, say if reads_rows(pipe) else None))
-    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
-        if len(cases) == 1:
-            return [_reason(error)]
-        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+    return Artist(pipe, say if reads_rows(pipe) else None)
+
+
+def _outside(scene: Scene, case: Case) -> Case:
+    """The case with a picture to start from named wherever it is read."""
+    return case if case.start is None else replace(case, start=scene.store.folder / case.start)
+
+
+def _inside(scene: Scene, case: Case) -> Case:
+    """The case with a picture of the run's named within its folder."""
+    folder = scene.store.folder
+    if case.start is None or not case.start.is_relative_to(folder):
+        return case
+    return replace(case, start=case.start.relative_to(folder))
 
 
 def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:

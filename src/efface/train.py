@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from efface.backbone import Backbone
 from efface.backbones.gram import cache_folder
-from efface.core import Concept, EffaceError, OnStep
+from efface.core import NO_WEIGHTS, Concept, EffaceError, OnStep
 from efface.moments import digest
 from efface.output import write_whole
 
@@ -124,16 +124,18 @@ def standing_of(
 class _Run:
     """Weights, optimiser, generator and what was seen so far: all that a resumed run needs."""
 
-    def __init__(self, start: Weights, rate: float, rng: Generator) -> None:
+    def __init__(self, start: Weights, rate: float, rng: Generator, beside: Weights) -> None:
         self.weights = {k: w.detach().float().clone().requires_grad_() for k, w in start.items()}
         self.optimiser = torch.optim.Adam(list(self.weights.values()), lr=rate)
         self.rng, self.step, self.losses, self.stopped = rng, 0, list[float](), ""
+        self.beside = beside
         self.good = {k: w.detach().clone() for k, w in self.weights.items()}
         """The weights when they were last found not to move too much, and at which step."""
         self.good_at = 0
 
     def write(self, standing: Standing) -> None:
         tensors: dict[str, Tensor] = {"rng": self.rng.get_state()}
+        tensors |= {f"beside.{name}": tensor for name, tensor in self.beside.items()}
         for i, (name, weight) in enumerate(self.weights.items()):
             tensors |= {f"weight.{i}": weight, f"good.{i}": self.good[name]}
             kept = self.optimiser.state[weight]
@@ -153,6 +155,8 @@ class _Run:
                 key: tensors[f"{key}.{i}"].to("cpu" if key == "step" else weight.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
+        for name, tensor in self.beside.items():
+            tensor.copy_(tensors[f"beside.{name}"])
         self.rng.set_state(tensors["rng"])
         for key, value in story.items():
             setattr(self, key, value)
@@ -170,13 +174,15 @@ def train(
     standing: Standing | None = None,
     whole: int = 1,
     last: bool = True,
+    beside: Weights = NO_WEIGHTS,
 ) -> Trained:
     """Descend `loss`, which is told the weights, the step and the generator, for `steps` steps.
 
     `whole`: a run is picked up at multiples of it only, since `loss` remembers things in between.
     `last`: nothing follows; else the end of this run is kept until what follows it is done.
+    `beside`: what else `loss` changes from step to step, in place.
     """
-    run = _Run(start, rate, rng)
+    run = _Run(start, rate, rng, beside)
     if standing is not None:
         run.read(standing)
     while run.step < steps and not run.stopped:

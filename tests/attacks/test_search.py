@@ -10,7 +10,7 @@ from torch import Generator
 from efface import attacks
 from efface.attacks.ringabell import direction
 from efface.backbones.model import Model, open_pipeline
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply
 from efface.certificate import Adversary
 from efface.core import Case, Concept, Edit, EffaceError
 from efface.genetic import Search
@@ -19,21 +19,6 @@ from efface.patch import Patch, load
 from efface.recovery import distance, recovered
 
 CONCEPT = Concept("cat", ("cat",), ("dog",), ("house", "tree"))
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
-
-
-@pytest.fixture(scope="module")
-def base(pipe: DiffusionPipeline) -> Model:
-    return open_pipeline(pipe, frozen=True)
-
-
-@pytest.fixture(scope="module")
-def erased(pipe: DiffusionPipeline, tiny_patch: Path) -> Model:
-    return open_pipeline(apply(pipe, load(tiny_patch)), frozen=True)
 
 
 def off(erased: Model, base: Model, made: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

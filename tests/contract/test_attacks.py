@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Generator
 
 from efface import attacks
@@ -21,6 +22,8 @@ from tests.equal import state
 
 CONCEPT = Concept("cat", ("cat",), ("dog",), ("house", "tree"))
 MISS = Verdict(0.1, False)
+SHORT = {"population": 10, "generations": 3, "iterations": 4, "every": 2, "drawings": 2}
+"""Settings of searches."""
 LONGEST = 60
 """Queries that no small budget may pass."""
 MAY_BE_EMPTY = {"synonyms", "casing"}
@@ -36,6 +39,16 @@ def models(tiny: Path, tiny_patch: Path) -> Pair:
     return open_pipeline(erased, frozen=True), open_pipeline(pipe, frozen=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A run's folder, which is where a picture to start from is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        Path("pictures").mkdir()
+        Image.linear_gradient("L").convert("RGB").save("pictures/cat.png")
+        yield
+
+
 def case(name: str) -> Case:
     start = Path("pictures/cat.png") if attacks.find(name).from_picture else None
     return Case("a cat on a house", seed=3, steps=5, guidance=4.0, start=start)
@@ -43,10 +56,8 @@ def case(name: str) -> Case:
 
 def small(name: str) -> attacks.Attack:
     """The smallest budget; searches, which are tested elsewhere, are cut short."""
-    searches = {"population", "generations"} <= {s.name for s in describe(attacks.find(name))}
-    return attacks.build(
-        name, "small", **({"population": 10, "generations": 3} if searches else {})
-    )
+    known = {s.name for s in describe(attacks.find(name))}
+    return attacks.build(name, "small", **{k: v for k, v in SHORT.items() if k in known})
 
 
 def play(name: str, models: Pair, verdicts: Sequence[Verdict] = (), seed: int = 0) -> list[Case]:

@@ -62,7 +62,7 @@ def _quick(method: Method) -> dict[str, Any]:
     return {k: v for k, v in SHORT.items() if k in known} | logits
 
 
-TRAINED = ("ablation", "esd", "pac", "pesd", "race")
+TRAINED = ("ablation", "esd", "pac", "pesd", "race", "receler")
 """They need more than a second to part words of a random model: see their own tests."""
 SHORT = {
     "steps": 4,

@@ -40,6 +40,8 @@ def audited(
     from efface.audit import Settings, audit
 
     out = tmp_path_factory.mktemp("audited") / "run"
-    asked = Settings(("casing",), count=2, steps=2, detector=str(tiny_judge), precision="float32")
+    asked = Settings(
+        ("casing",), count=2, steps=2, detector=(str(tiny_judge),), precision="float32"
+    )
     audit(str(tiny), str(tiny_patch), out, asked, lambda what, step, of: None)
     return out

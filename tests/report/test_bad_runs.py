@@ -48,6 +48,8 @@ def test_run_without_rows(refused: Refused, run: Path) -> None:
         ({"attacks": {"none": {}, "no-such-attack": {}}}, "no attack 'no-such-attack'"),
         ({"named": "x"}, "in no known form"),
         ({"named": {"model": "emoji", "patch": {"facts": [1]}}}, "in no known form"),
+        ({"named": {"patch": {"curves": {"recovery": [{"norm": "x"}]}}}}, "in no known form"),
+        ({"named": {"patch": {"curves": {"strength": [[0, 1, 2]]}}}}, "in no known form"),
     ],
 )
 def test_story(fields: dict[str, Any], said: str, refused: Refused, run: Path) -> None:

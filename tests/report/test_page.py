@@ -182,3 +182,20 @@ def test_command(cli: Cli, audited: Path, tmp_path: Path) -> None:
 
 def test_nothing_depends_on_when_it_is_written(audited: Path, real: str) -> None:
     assert page([gather(audited)], blurred=True) == real
+
+
+def test_the_maps_curves_are_drawn_and_end_at_the_patchs_own_facts(
+    audited: Path, real: str
+) -> None:
+    found = gather(audited)
+    curves, facts = found.patch["curves"], found.patch["facts"]
+    assert [p["strength"] for p in curves["strength"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    none, full = curves["strength"][0], curves["strength"][-1]
+    assert none["certificate"] == pytest.approx(0, abs=1e-6)
+    assert full["certificate"] == pytest.approx(facts["certificate"]["min"], rel=1e-3)
+    assert full["drift"] == pytest.approx(facts["drift"], rel=1e-3)
+    by_norm = sorted(curves["recovery"], key=lambda p: p["norm"])
+    assert by_norm[0]["residual"] > by_norm[-1]["residual"]
+    drawn = [svg["aria-label"] or "" for svg in Page(real).all("svg") if "aria-label" in svg]
+    assert sum("at strength 0.5 certificate" in told for told in drawn) == 1
+    assert sum("At the norm of real text" in told for told in drawn) == 1

@@ -9,7 +9,8 @@ import pytest
 
 from efface.core import EffaceError
 from efface.report.leaderboard import leaderboard, pooled, read_study, teaches
-from efface.study import cells, load_study
+from efface.study import cells
+from efface.study_file import load_study
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

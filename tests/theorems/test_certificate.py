@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface.certificate import Adversary, Drift, recovery_curve
 from efface.core import Ellipsoid
-from efface.ellipsoids import layer_norm, rms_norm
+from efface.ellipsoids import ball, layer_norm, projected, rms_norm
 from efface.linalg import LowRank
 from tests.theorems.test_linalg import far, fast, normal, random_map, solve
 
@@ -210,3 +210,19 @@ def test_recovery_trades_residual_for_norm(seed: int, width: int, n: int) -> Non
     assert curve.residual[-1].max() < 1e-6
     inverse = torch.linalg.solve(edit.dense(), c.T).T
     assert torch.allclose(curve.norm[-1], inverse.norm(dim=1) / c.norm(dim=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["layer norm", "rms norm", "ball", "wide ball", "projected"])
+def test_a_form_is_pulled_onto_the_axes_as_the_product_says(kind: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    scale, shift = torch.rand(2, 8, generator=rng, dtype=torch.float64)
+    surface = {
+        "layer norm": lambda: layer_norm(scale, shift),
+        "rms norm": lambda: rms_norm(scale),
+        "ball": lambda: ball(torch.randn(4, 8, generator=rng), 8),
+        "wide ball": lambda: ball(torch.randn(4, 6, generator=rng), 8),
+        "projected": lambda: projected(torch.randn(8, 8, generator=rng), rms_norm(scale)),
+    }[kind]()
+    form = torch.randn(8, 8, generator=rng, dtype=torch.float64)
+    expected = surface.axes.double().T @ form @ surface.axes.double()
+    assert torch.allclose(surface.pull(form), expected, rtol=1e-13, atol=1e-13)

@@ -104,7 +104,7 @@ def test_no_steps_no_change(model: Model) -> None:
 
 def test_the_loss_ascends(model: Model) -> None:
     """Over many times, not an update's; the control is the base, where nothing was trained."""
-    from efface.erasers.fsu import diffusion_loss
+    from efface.likeness import misfit, noised
     from efface.moments import remembered, say, spread
 
     concept = Concept("cat", ("cat",))
@@ -120,7 +120,9 @@ def test_the_loss_ascends(model: Model) -> None:
         weights = {e.param: speaker.weight(e.param) + e.a for e in patch.edits}
         said = speaker.say(phrases * 32, weights)
         with torch.no_grad():
-            return diffusion_loss(denoiser, shown, said, Generator().manual_seed(9)).item()
+            rng = Generator().manual_seed(9)
+            seen = noised(denoiser, shown, denoiser.noise.anywhen(len(shown), rng), rng)
+            return misfit(denoiser, seen, said).mean().item()
 
     untouched, ascended = (fit(model, concept, keep_weight=0.0, steps=s) for s in (0, 20))
     assert loss(ascended) > 1.05 * loss(untouched)

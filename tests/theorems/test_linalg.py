@@ -241,3 +241,14 @@ def test_bad_input_is_refused() -> None:
         inspect.unwrap(ridge_map)(c, v[:1], erase_weight=S, keep_weight=P, ridge=RIDGE)
     with pytest.raises(ValueError, match="not positive definite"):
         solve(c * torch.nan, v)
+
+
+def test_the_gram_of_an_edit_is_that_of_the_edited_matrices() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 9, 3, generator=rng, dtype=torch.float64)
+    weights = torch.randn(20, 9, generator=rng, dtype=torch.float64)
+    edit = LowRank(a, b)
+    edited = weights @ edit.dense()
+    cross, own = edit.pull(weights.T @ weights)
+    assert torch.allclose(cross, edited.T @ weights, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(own, edited.T @ edited, rtol=1e-12, atol=1e-12)

@@ -18,11 +18,14 @@ from efface.erasers.rece import LONGEST, PRESETS, RECE, Derivation
 from efface.erasers.uce import UCE, concept_pairs
 from efface.facts import Ruler
 from efface.linalg import LowRank
+from efface.phrases import fuller
+from efface.tokens import aligned
 from tests.theorems import literal
 from tests.theorems.test_linalg import far
 from tests.theorems.test_uce import CAT, SEVERAL, STORED, change, fit, moved, spoken, text_map
 
 HOUSE = Concept("house", ("house",), ("dog",), ("tree",))
+THEIRS = RECE("regzero", ridge=0.1, word_weight=1.0, hold_weight=0.0, start_ridge=0.5)
 FROM_PAPER: tuple[Derivation, ...] = (
     "regzero",
     "standardreg",
@@ -69,16 +72,14 @@ def literal_change(
 def test_epochs_equal_the_papers_loop(
     model: Model, derivation: Derivation, concept: Concept
 ) -> None:
-    eraser = RECE(derivation, mu=0.3, epochs=2, keep_weight=0.2, word_weight=1.0, hold_weight=0.0)
+    eraser = replace(THEIRS, derivation=derivation, mu=0.3, epochs=2, keep_weight=0.2)
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 2)) < STORED
     assert far(change(model, eraser, concept), literal_change(model, eraser, concept, 1)) > 0.01
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("nudity", 3), ("unsafe", 2), ("easy-object", 1)])
 def test_presets_do_the_papers_epochs(model: Model, name: str, epochs: int) -> None:
-    expected = literal_change(
-        model, RECE("regzero", mu=0.1, word_weight=1.0, hold_weight=0.0), CAT, epochs
-    )
+    expected = literal_change(model, replace(THEIRS, mu=0.1), CAT, epochs)
     assert far(change(model, PRESETS[name], CAT), expected) < STORED
 
 
@@ -178,7 +179,7 @@ def test_facts_are_those_of_the_stored_map(model: Model) -> None:
 def test_the_concept_goes_further_than_under_uce(model: Model, tiny: Path) -> None:
     uce, rece = (
         fit(model, UCE(), HOUSE),
-        fit(model, RECE(epochs=2, word_weight=1.0, hold_weight=0.0), HOUSE),
+        fit(model, replace(THEIRS, derivation="exact", epochs=2), HOUSE),
     )
     assert rece.facts["certificate"]["min"] > uce.facts["certificate"]["min"]
     erased, kept = spoken(model, "house"), spoken(model, "tree")
@@ -206,3 +207,18 @@ def test_a_held_epoch_brings_nothing_back(model: Model) -> None:
     free = RECE(epochs=2, hold_weight=0.0)
     held = [missed(replace(free, hold_weight=weight)) for weight in (1.0, 10.0)]
     assert held[1] < held[0] < missed(free)
+
+
+def test_what_a_manner_adds_is_held_wherever_its_thing_goes(model: Model) -> None:
+    concept = Concept("house", ("house",), ("dog",), ("tree", "tree, red", "car, red"))
+    assert fuller(concept) == [("tree, red", "tree")]
+    said, bare = aligned(model.encode(["tree, red"]), model.encode(["tree"]), "all")
+    adds = (said - bare).double()
+
+    def moved_by(weight: float) -> tuple[float, float]:
+        edit = text_map(fit(model, RECE(epochs=1, manner_weight=weight), concept))
+        return far(edit.apply(adds), adds), far(edit.apply(bare), bare.double())
+
+    (free, thing), (held, still) = moved_by(0.0), moved_by(1e4)
+    assert held < 0.05 * free
+    assert still > 0.5 * thing

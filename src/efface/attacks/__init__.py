@@ -26,7 +26,7 @@ class Attack(Protocol):
 
     access: ClassVar[Access]
     from_picture: ClassVar[bool]
-    """Whether `case.start` is to be the base model's picture of the case."""
+    """Whether `case.start` is to be the base model's picture of the case, by its whole path."""
 
     def run(
         self, erased: "Backbone", base: "Backbone", concept: "Concept", case: "Case", rng: "Rng"
@@ -43,9 +43,15 @@ REGISTRY = {
     "dilution": "efface.attacks.dilution:Dilution",
     "order": "efface.attacks.order:Order",
     "img2img": "efface.attacks.img2img:ImageToImage",
+    "inpainting": "efface.attacks.inpainting:Inpainting",
+    "completion": "efface.attacks.completion:Completion",
     "ringabell": "efface.attacks.ringabell:RingABell",
     "optimum": "efface.attacks.optimum:Optimum",
     "nearest": "efface.attacks.nearest:Nearest",
+    "gcg": "efface.attacks.gcg:GCG",
+    "p4d": "efface.attacks.p4d:P4D",
+    "inversion": "efface.attacks.inversion:Inversion",
+    "unlearndiffatk": "efface.attacks.unlearndiffatk:UnlearnDiffAtk",
 }
 """Attack name -> module:class."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from efface.core import Ellipsoid
@@ -115,8 +115,25 @@ class Clip(Encoder):
     def read(self, prompts: Sequence[str], *, deep: bool = False) -> tuple[Words, Any]:
         """Tokens and output, with the hidden states if `deep`."""
         words = self.words(prompts, self.length)
-        masked = bool(getattr(self.model.config, "use_attention_mask", False))
-        return words, self.run(words, masked=masked, output_hidden_states=deep)
+        return words, self.run(words, masked=self._masked, output_hidden_states=deep)
+
+    def embedded(
+        self, ids: Int[Tensor, "prompts tokens"], rows: Float[Tensor, "prompts tokens width"]
+    ) -> tuple[Words, Any]:
+        """The same of tokens whose embeddings are given; the rest of the encoder runs as it is."""
+        count = self.span.holds(ids).sum(1)
+        mask = (torch.arange(ids.shape[1]) <= count[:, None]).long()
+        words = Words(ids, mask, (count - 1).clamp(min=0), count > 1)
+        table = self.model.get_input_embeddings()
+        handle = table.register_forward_hook(lambda *_: rows.to(table.weight))
+        try:
+            return words, self.run(words, masked=self._masked)
+        finally:
+            handle.remove()
+
+    @property
+    def _masked(self) -> bool:
+        return bool(getattr(self.model.config, "use_attention_mask", False))
 
     def surface(self) -> Ellipsoid:
         return layer_norm(self.norm.weight, self.norm.bias)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from efface.backbones.local import open_local, placed, preparation
 from efface.core import EffaceError
 
 Extract = Callable[[Sequence[Image]], np.ndarray]
@@ -15,35 +16,46 @@ Extract = Callable[[Sequence[Image]], np.ndarray]
 BATCH = 64
 
 
-def extractor(folder: Path) -> Extract:
-    """Of a CLIP: its projected, unit-length embeddings; of a classifier: what its last layer reads.
+def extractor(folder: Path, device: str = "cpu") -> Extract:
+    """Of a CLIP its projected, unit-length embeddings; of a classifier what its last layer reads.
 
-    Pictures are prepared as the folder's preprocessor says; where it has none, scaled to -1 to 1 in
-    the size that the model was made for.
+    Of any other image model (DINOv2, say) its pooled output. Pictures are prepared as the folder's
+    own processor says.
     """
-    from transformers import AutoConfig, AutoModelForImageClassification, CLIPModel
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+    from efface.backbones.clip import Clip
 
     if not (folder / "config.json").is_file():
         raise EffaceError(f"no image model at {folder}: give the folder of a classifier or a CLIP")
-    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-    loader: Any = CLIPModel if kind == "clip" else AutoModelForImageClassification
-    model = loader.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    ).eval()
-    prepare = _preparation(folder, model)
-
-    def read(pixels: torch.Tensor) -> torch.Tensor:
-        if kind == "clip":
-            found = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-            return torch.nn.functional.normalize(found, dim=1)
-        return _before_last(model, pixels)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type == "clip":
+        clip = Clip(folder, device)
+        return lambda pictures: clip.pictures(pictures).double().numpy()
+    classifies = any("ImageClassification" in name for name in config.architectures or ())
+    loader: Any = AutoModelForImageClassification if classifies else AutoModel
+    model = placed(open_local(folder, loader, "image model"), device)
+    prepare = preparation(folder, model)
+    read = _before_last if classifies else _pooled
 
     def extract(pictures: Sequence[Image]) -> np.ndarray:
         with torch.no_grad():
-            rows = [read(prepare(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)]
-        return torch.cat(rows).double().numpy()
+            rows = [
+                read(model, prepare(pictures[i : i + BATCH]).to(model.device))
+                for i in range(0, len(pictures), BATCH)
+            ]
+        return torch.cat(rows).double().cpu().numpy()
 
     return extract
+
+
+def _pooled(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """The picture as one row."""
+    found = model(pixel_values=pixels)
+    if getattr(found, "pooler_output", None) is None:
+        raise EffaceError(f"a {model.config.model_type} has no pooled output: give a classifier")
+    pooled: torch.Tensor = found.pooler_output
+    return pooled.flatten(1)
 
 
 def _before_last(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -56,24 +68,3 @@ def _before_last(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     finally:
         hook.remove()
     return kept[0].flatten(1)
-
-
-def _preparation(folder: Path, model: Any) -> Callable[[Sequence[Image]], torch.Tensor]:
-    """Pictures to what the model reads."""
-    side = getattr(getattr(model.config, "vision_config", model.config), "image_size", None) or 64
-    told = folder / "preprocessor_config.json"
-    mean, spread = [0.5] * 3, [0.5] * 3
-    if told.is_file():
-        import json
-
-        settings = json.loads(told.read_text())
-        mean, spread = settings.get("image_mean", mean), settings.get("image_std", spread)
-        size = settings.get("crop_size") or settings.get("size") or side
-        side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-
-    def prepare(pictures: Sequence[Image]) -> torch.Tensor:
-        square = [np.asarray(p.convert("RGB").resize((side, side))) for p in pictures]
-        pixels = torch.from_numpy(np.stack(square)).permute(0, 3, 1, 2).float() / 255
-        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(spread).view(3, 1, 1)
-
-    return prepare

@@ -113,6 +113,10 @@ class Model:
 
     def speaker(self) -> Speaker:
         """The live text encoders."""
+        return self._speaker
+
+    @cached_property
+    def _speaker(self) -> Speaker:
         return LiveSpeaker(self.kind, self.text, next(self.readers())[1].shape[1])
 
     def readers(self, stream: str = "text") -> Iterator[tuple[str, Float[Tensor, "out width"]]]:

@@ -3,13 +3,14 @@
 import copy
 import inspect
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from efface.backbones.between import Change, begin, put_back, take_over
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
 from efface.backbones.denoiser import uncompiled
 from efface.backbones.gated import attach, check_gates
@@ -21,6 +22,13 @@ from efface.patch import Patch
 
 Say = Callable[[Sequence[str]], Tensor]
 """Prompts to the rows that the denoiser reads, [prompts, tokens, width]."""
+
+
+class Artist(NamedTuple):
+    """A pipeline, and the rows of prompts where they are known already."""
+
+    pipe: DiffusionPipeline
+    say: Say | None
 
 
 def load_pipeline(spec: str, **options: Any) -> DiffusionPipeline:
@@ -62,7 +70,7 @@ def alike(case: Case) -> Hashable:
     """Cases of equal answers can be drawn in one batch."""
     rows = None if case.embeds is None else len(case.embeds)
     started = None if case.start is None else case.strength
-    return case.steps, case.guidance, rows, started, case.size
+    return case.steps, case.guidance, rows, started, case.size, case.hole, case.handed
 
 
 def draw(
@@ -71,10 +79,12 @@ def draw(
     on_step: OnStep,
     batch: int = 16,
     say: Say | None = None,
+    base: Artist | None = None,
 ) -> list[Image.Image]:
     """One picture a case, in order; each case's noise comes from its own seed on the CPU.
 
     `say`: the rows of prompts, where they are known already; None leaves it to the pipeline.
+    `base`: who draws the first steps of cases that ask for that.
     """
     pictures: list[Image.Image | None] = [None] * len(cases)
     groups: dict[Hashable, list[int]] = {}
@@ -85,19 +95,40 @@ def draw(
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
             some = [cases[i] for i in chunk]
             artist, given = _order(pipe, some, say)
+            change = _change(pipe, some, base)
             with torch.no_grad():
                 drawn = artist(
                     **given,
-                    num_inference_steps=some[0].steps,
-                    guidance_scale=some[0].guidance,
-                    callback_on_step_end=_reporter(on_step, done, len(chunk), total),
-                    generator=[torch.Generator("cpu").manual_seed(c.seed) for c in some],
+                    **_steps(some),
+                    callback_on_step_end=_reporter(on_step, done, len(chunk), total, change),
                 ).images
             for i, picture in zip(chunk, drawn, strict=True):
                 pictures[i] = picture
             done += sum(case.steps for case in some)
             on_step("drawing", done, total)
     return [p for p in pictures if p is not None]
+
+
+def _steps(cases: Sequence[Case]) -> dict[str, Any]:
+    """How cases of one batch are drawn."""
+    return {
+        "num_inference_steps": cases[0].steps,
+        "guidance_scale": cases[0].guidance,
+        "generator": [torch.Generator("cpu").manual_seed(case.seed) for case in cases],
+    }
+
+
+def _change(pipe: DiffusionPipeline, cases: Sequence[Case], base: Artist | None) -> Change | None:
+    """What is done to latents between steps."""
+    if cases[0].hole:
+        clean = open_pipeline(pipe).denoiser().latents([_opened(pipe, case) for case in cases])
+        return put_back(clean, cases[0].hole, [case.seed for case in cases])
+    if not (steps := cases[0].handed):
+        return None
+    if base is None:
+        raise EffaceError("no base model is there to draw the first steps")
+    artist, given = _order(base.pipe, cases, base.say)
+    return take_over(begin(artist, steps, **given, **_steps(cases)), steps)
 
 
 def _order(
@@ -113,7 +144,7 @@ def _order(
         given |= _soft(pipe, list(say([case.prompt for case in cases])))
     else:
         given["prompt"] = [case.prompt for case in cases]
-    if cases[0].start is None:
+    if cases[0].start is None or cases[0].hole:
         return pipe, given
     given["image"] = [_opened(pipe, case) for case in cases]
     given["strength"] = cases[0].strength
@@ -156,11 +187,15 @@ def _as_asked(pipe: DiffusionPipeline) -> dict[str, Any]:
     return asked
 
 
-def _reporter(on_step: OnStep, done: int, batch: int, total: int) -> Callable[..., dict[str, Any]]:
+def _reporter(
+    on_step: OnStep, done: int, batch: int, total: int, change: Change | None
+) -> Callable[..., dict[str, Any]]:
     """A diffusers callback: each denoising step brings every picture of the batch one further."""
 
-    def report(_: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def report(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_step("drawing", min(done + (step + 1) * batch, total), total)
+        if change is not None:
+            tensors["latents"] = change(pipe, step, tensors["latents"])
         return tensors
 
     return report

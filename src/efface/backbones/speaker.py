@@ -8,14 +8,15 @@ model.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from efface.backbones.denoiser import frozen_view
 from efface.backbones.sites import Family
-from efface.backbones.text import TextSide
+from efface.backbones.text import SD, TextSide
 from efface.backbones.widen import widened_for_good
-from efface.core import NO_WEIGHTS, Said
+from efface.core import NO_WEIGHTS, EffaceError, Said
 
 LEVEL = "text_model."
 """A level of names that transformers puts in or leaves out from one release to the next."""
@@ -27,7 +28,7 @@ class LiveSpeaker:
 
     def __init__(self, kind: Family, text: TextSide, width: int) -> None:
         """`width`: of the rows that the denoiser reads."""
-        self._voice = _Voice(kind, text, width)
+        self._kind, self._voice = kind, _Voice(kind, text, width)
         self._own = spoken(
             (name.replace(".", "/", 1), (name, weight))
             for name, weight in self._voice.named_parameters()
@@ -50,6 +51,17 @@ class LiveSpeaker:
         said: Said = functional_call(self._voice, swapped, (prompts,))
         return said
 
+    def say_embedded(
+        self, words: Int[Tensor, "prompts tokens"], rows: Float[Tensor, "prompts tokens width"]
+    ) -> Said:
+        """Whole token sequences on every stream, as if `rows` were their embeddings."""
+        if not isinstance(self._voice.side, SD):
+            raise EffaceError(
+                "tokens are made of embeddings for Stable Diffusion 1 and 2, not "
+                f"{self._kind.name}: leave that attack out"
+            )
+        return self._voice.side.embedded(words, rows)
+
 
 class _Voice(nn.Module):
     """The text encoders as one module that reads prompts."""
@@ -61,13 +73,13 @@ class _Voice(nn.Module):
             parts[name.replace("text_encoder", "tokenizer")] = encoder.tokenizer
             parts[name] = widened_for_good(frozen_view(encoder.model))
             self.add_module(name, parts[name])
-        self._side = kind.text(parts)
-        for encoder in self._side.encoders:
+        self.side = kind.text(parts)
+        for encoder in self.side.encoders:
             encoder.live = True
 
     def forward(self, prompts: Sequence[str]) -> Said:
         """Rows of every stream."""
-        return self._side.encode(prompts)
+        return self.side.encode(prompts)
 
 
 def spoken(named: Iterable[tuple[str, Item]]) -> dict[str, Item]:

@@ -10,19 +10,16 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from efface.backbones.encoders import T5, Clip, Encoder, Gemma, Words
 from efface.core import Ellipsoid, Encoded
 from efface.ellipsoids import ball, side_by_side
 
-SAMPLE = (
-    "a city street in the rain, neon lights, in the style of a comic",
-    "xqz 1234 !!",
-    "red",
-)
-"""Prompts that bound the rows of encoders without a norm at their end, padding and all."""
+SAMPLE = ("a city street in the rain, neon lights, xqz 1234 !!, in the style of a comic, red",)
+"""What bounds the rows of encoders without a norm at their end, padding and all: common words and
+strings that are none. One pass over one prompt, for the encoders are large."""
 
 
 @runtime_checkable
@@ -72,6 +69,13 @@ class SD:
 
     def encode(self, prompts: Sequence[str]) -> Mapping[str, Encoded]:
         words, out = self.clip.read(prompts)
+        return {"text": _whole(out.last_hidden_state, words)}
+
+    def embedded(
+        self, ids: Int[Tensor, "prompts tokens"], rows: Float[Tensor, "prompts tokens width"]
+    ) -> Mapping[str, Encoded]:
+        """Rows of token sequences whose embeddings are given."""
+        words, out = self.clip.embedded(ids, rows)
         return {"text": _whole(out.last_hidden_state, words)}
 
     def ellipsoids(self) -> Mapping[str, tuple[Ellipsoid, ...]]:

@@ -38,11 +38,13 @@ class TokenReader:
         back = self.tokenizer(texts, add_special_tokens=False).input_ids
         return torch.tensor([i for i, b in zip(ids, back, strict=True) if b == [i]])
 
-    def words(self, prompt: str, length: int) -> Int[Tensor, "length"]:
-        """A prompt's tokens, cut or filled up with its last to `length`."""
-        found = self.tokenizer(prompt, add_special_tokens=False).input_ids[:length]
+    def words(self, prompt: str, length: int | None = None) -> Int[Tensor, "length"]:
+        """A prompt's tokens; given a `length`, cut or filled up with its last to that."""
+        found = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        if length is None:
+            return torch.tensor(found, dtype=torch.long)
         filler = found[-1:] or [int(self.vocabulary[0])]
-        return torch.tensor([*found, *filler * (length - len(found))])
+        return torch.tensor([*found[:length], *filler * (length - len(found))])
 
     def text(self, words: Int[Tensor, "length"]) -> str:
         """What to type to get these tokens."""
@@ -53,10 +55,8 @@ class TokenReader:
         back = self.tokenizer(self.text(words), add_special_tokens=False).input_ids
         return bool(back == words.tolist())
 
-    def rows(
-        self, words: Int[Tensor, "n length"], *, padding: bool = False
-    ) -> Float[Tensor, "n rows width"]:
-        """Rows of start, words and end; of the padding behind them too if asked for. Float32."""
+    def whole(self, words: Int[Tensor, "n length"]) -> Int[Tensor, "n tokens"]:
+        """What the encoder is given: start, words, end and padding."""
         start, end, pad = (
             torch.full((len(words), count), token)
             for token, count in (
@@ -65,7 +65,13 @@ class TokenReader:
                 (self.tokenizer.pad_token_id, self.length - words.shape[1] - 2),
             )
         )
-        whole = torch.cat([start, words, end, *([pad] if padding else [])], 1)
+        return torch.cat([start, words, end, pad], 1)
+
+    def rows(
+        self, words: Int[Tensor, "n length"], *, padding: bool = False
+    ) -> Float[Tensor, "n rows width"]:
+        """Rows of start, words and end; of the padding behind them too if asked for. Float32."""
+        whole = self.whole(words)[:, : None if padding else words.shape[1] + 2]
         whole = whole.to(self.encoder.device)
         with torch.no_grad():
             found = [self.encoder(chunk)[0].float() for chunk in whole.split(CHUNK)]

@@ -21,6 +21,7 @@ from efface.cli import (
     export,
     info,
     leaderboard,
+    measure,
     models,
     push,
     report,
@@ -46,6 +47,7 @@ app.command("report")(report.report)
 app.command("card")(card.card)
 app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("measure")(measure.measure)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("train-sae")(train_sae.train_sae)

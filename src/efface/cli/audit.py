@@ -46,8 +46,12 @@ def audit(
         typer.Option(metavar="TEXT", help="What was erased [default: what the patch says]."),
     ] = None,
     detector: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FOLDER", help="Judge [default: the model's reporting judge]."),
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PATH][@SCORE]",
+            help="Judge, or a classifier's folder; a second one for what the first cannot name "
+            "[default: the model's reporting judge].",
+        ),
     ] = None,
     watch: Annotated[
         str | None,
@@ -60,9 +64,12 @@ def audit(
     precision: Annotated[
         str, typer.Option(help="Of products: auto, float32 or bfloat16.")
     ] = "auto",
+    device: Annotated[str, typer.Option(help="Where to draw and judge: cpu, cuda.")] = "cpu",
     assigned: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="ATTACK.NAME=VALUE", help="A setting of an attack."),
+        typer.Option(
+            "--set", metavar="WHAT.NAME=VALUE", help="A setting of an attack or a detector."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -81,20 +88,23 @@ def audit(
     from efface.summary import summary
 
     default = Case("", seed, steps, guidance)
+    attacking, detecting = _assigned(assigned or [])
     asked = whole.Settings(
         attacks=tuple(attack or ()),
-        assigned=_assigned(assigned or []),
+        assigned=attacking,
+        detecting=detecting,
         budget=budget,
         count=count,
         prompts=_file(prompts, column, default),
         concept=_concept(concept),
-        detector=detector,
+        detector=tuple(detector or ()),
         watch=watch,
         steps=steps,
         guidance=guidance,
         seed=seed,
         batch=batch,
         precision=precision,
+        device=device,
     )
     with show.progress() as on_step:
         found = whole.audit(model, erased, out, asked, on_step)
@@ -123,21 +133,26 @@ def _concept(phrases: list[str] | None) -> "Concept | None":
     return Concept(", ".join(phrases), tuple(phrases)) if phrases else None
 
 
-def _assigned(words: list[str]) -> dict[str, dict[str, Any]]:
-    """Attack -> its settings, read as its fields say."""
-    from efface import attacks, settings
+def _assigned(words: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Attack, and detector -> its settings, read as its fields say."""
+    from efface import attacks, detectors, settings
     from efface.core import EffaceError
 
-    by_attack: dict[str, dict[str, str]] = {}
+    by_name: dict[str, dict[str, str]] = {}
     for word in words:
         place, equals, value = word.partition("=")
         name, dot, key = place.partition(".")
         if not equals or not dot:
-            raise EffaceError(f"--set {word!r} is not ATTACK.NAME=VALUE, as in typos.k=16")
-        by_attack.setdefault(name, {})[key] = value
-    return {
-        name: settings.parse(name, attacks.find(name), given) for name, given in by_attack.items()
-    }
+            raise EffaceError(f"--set {word!r} is not WHAT.NAME=VALUE, as in typos.k=16")
+        by_name.setdefault(name, {})[key] = value
+    attacking, detecting = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+    kinds = detectors.kinds() if by_name else {}
+    for name, given in by_name.items():
+        if name in kinds:
+            detecting[name] = settings.parse(name, detectors.find(kinds[name]), given)
+        else:
+            attacking[name] = settings.parse(name, attacks.find(name), given)
+    return attacking, detecting
 
 
 def _quiet_drawing() -> None:
@@ -184,10 +199,18 @@ def _table(answer: Mapping[str, Any], took: float) -> None:
             "prompts refused": prompts.get("refused") or None,
             "prompts repeated": prompts.get("repeated") or None,
             "errors": answer["errors"] or None,
+            "mask leaks": _leak(story.get("zeros")),
             "spent": f"{answer['pictures']} pictures in {took:.0f} s, budget {story['budget']}",
             "run": answer["run"],
         }
     )
+
+
+def _leak(zeros: Mapping[str, Any] | None) -> str | None:
+    """What a pruned model's zeros tell."""
+    if zeros is None:
+        return None
+    return f"{zeros['zeros']} of {zeros['of']} weights in {zeros['layers']} layers are exactly 0"
 
 
 def _shown(estimate: Mapping[str, Any]) -> str:

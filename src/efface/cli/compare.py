@@ -1,5 +1,6 @@
 """`efface compare`: a whole study, from a TOML file to a table."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,10 @@ def compare(
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FOLDER", help="Of its runs; resumes.")
     ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Instead of what the study says."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run erasers x concepts x attacks and lay their results side by side.
@@ -28,10 +33,12 @@ def compare(
     logging.disable_progress_bar()
     from efface import study as whole
     from efface.report.leaderboard import header, lines
+    from efface.study_file import load_study
 
-    command = f"efface compare {study}"
+    changed = list(changes or ())
+    command = shlex.join(["efface", "compare", str(study), *(f"--set={c}" for c in changed)])
     with show.progress() as on_step:
-        found = whole.run(whole.load_study(study), out, command, on_step)
+        found = whole.run(load_study(study, changed), out, command, on_step)
     if json:
         show.as_json(found)
         return

@@ -27,7 +27,7 @@ def info(
         raise typer.BadParameter(
             "the curve is measured on the model: give it with --model", param_hint="--plot"
         )
-    from efface.cli.story import story, told
+    from efface.cli.story import gates_told, story, told
     from efface.hub import local
     from efface.output import check_output
     from efface.patch import load
@@ -57,7 +57,7 @@ def info(
             "settings": ", ".join(f"{k} {v}" for k, v in settings.items()),
             "maps": rank or None,
             "edits": f"{len(found.edits)} tensors" if found.edits else None,
-            "gates": ", ".join(f"{g.kind} at {g.site}" for g in found.gates) or None,
+            "gates": gates_told(found.gates) or None,
             "base": found.base,
             "made": ", ".join(f"{k} {v}" for k, v in found.made.items()),
             "size": show.size(size),

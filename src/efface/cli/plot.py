@@ -4,19 +4,14 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from efface.backbones.model import Model
-from efface.certificate import Recovery, recovery_curve
+from efface.certificate import Recovery
 from efface.cli import show
-from efface.core import EffaceError, OnStep, same_base
+from efface.core import EffaceError, OnStep
+from efface.curves import along_norm, only_map
 from efface.facts import Ruler
-from efface.linalg import LowRank
 from efface.output import write_whole
 from efface.patch import Patch
-
-RIDGES = torch.logspace(-8, 2, 41, dtype=torch.float64).tolist()
-"""Regularisers swept, as shares of the mean eigenvalue of G."""
 
 
 def draw_curve(patch: Patch, model: Model, path: Path, on_step: OnStep) -> None:
@@ -47,24 +42,11 @@ def draw_curve(patch: Patch, model: Model, path: Path, on_step: OnStep) -> None:
 
 
 def measure_curve(patch: Patch, model: Model, on_step: OnStep) -> Recovery:
-    """Residual and norm of every judged row of the concept, one line a regulariser."""
-    maps = [m for m in patch.maps if m.encoder == "text"]
-    if len(maps) != 1 or patch.edits:
+    """The recovery curve of a patch that is one map."""
+    only = only_map(patch)
+    if only is None:
         raise EffaceError("the curve is of one prompt map: this patch holds other edits")
-    [only] = maps
     on_step("encoding prompts", 0, 2)
-    if not same_base(patch.base, model.fingerprint):
-        raise EffaceError(
-            f"this patch was fitted on base {patch.base} but the model is {model.fingerprint}: "
-            "give the model it was made for"
-        )
-    edit, ruler = LowRank(only.a, only.b), Ruler(model, patch.concept)
-    gram, pairs = ruler.gram, ruler.judged
-    if len(gram) != len(only.a):
-        raise EffaceError(
-            f"the patch maps rows of {len(only.a)}, the model has rows of {len(gram)}"
-        )
-    judged = ruler.certificate(edit).rows
+    ruler = Ruler(model, patch.concept)
     on_step("sweeping", 1, 2)
-    scale = gram.diagonal().mean().item()
-    return recovery_curve(edit, gram, pairs.rows[judged], [r * scale for r in RIDGES])
+    return along_norm(patch, only, model, ruler)

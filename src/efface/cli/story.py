@@ -1,10 +1,11 @@
 """What a patch tells of itself, as JSON and as lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from efface.cli import show
+from efface.core import Gate
 from efface.patch import Patch
 
 
@@ -55,6 +56,17 @@ def _trained(patch: Patch) -> dict[str, object]:
         "changed": f"{len(patch.edits)} tensors, {count} numbers" if patch.edits else None,
         "moved": f"{erased} of what the concept says, {kept} of what is kept" if moved else None,
     }
+
+
+def gates_told(gates: Sequence[Gate]) -> str:
+    """Gates by kind: where the first stands, how many more, how many numbers they bring."""
+    found = list[str]()
+    for kind in dict.fromkeys(g.kind for g in gates):
+        some = [g for g in gates if g.kind == kind]
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        count = sum(t.numel() for g in some for t in g.tensors.values())
+        found.append(f"{kind} at {some[0].site}{more}, {count} numbers")
+    return "; ".join(found)
 
 
 def _alarms(facts: Mapping[str, Any]) -> dict[str, object]:

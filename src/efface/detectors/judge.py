@@ -6,94 +6,88 @@ settings and for attacks' feedback; numbers that are published come from `report
 draws the same things has them by naming that model: `judges.json`, {"model": "emoji"}.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from efface.backbones.checkpoint import Checkpoint, bundled, resolve
-from efface.core import Detector, EffaceError, Verdict
+from efface.backbones.local import open_local, placed, preparation
+from efface.core import EffaceError
+from efface.watchers import Ranking
 
 
-class Judge:
+class Judge(Ranking):
     """One classifier with its label groups."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        threshold: float | None = None,
+        top: int = 1,
+        device: str = "cpu",
+    ) -> None:
         from transformers import AutoModelForImageClassification
 
-        if not (folder / "config.json").is_file():
-            raise EffaceError(
-                f"no judge at {folder}: give a model folder that has one under judges/"
-            )
-        self.model: Any = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
-        self.side = 64
+        model = open_local(folder, AutoModelForImageClassification, "image classifier")
+        self.model: Any = placed(model, device)
+        self._prepare = preparation(folder, self.model)
+        labels = self.model.config.id2label
+        self._groups: dict[str, list[int]] = {}
+        spellings: dict[str, list[tuple[str, ...]]] = {}
+        for i in range(len(labels)):
+            group, ways = self.spell(str(labels[i]))
+            self._groups.setdefault(group, []).append(i)
+            spellings.setdefault(group, []).append(ways)
+        super().__init__(spellings, threshold, top)
 
-    @cached_property
-    def groups(self) -> Mapping[str, list[str]]:
-        """Group -> its names, in the order of the logits."""
-        found: dict[str, list[str]] = {}
-        for i in range(len(self.model.config.id2label)):
-            group, _, name = self.model.config.id2label[i].partition(":")
-            found.setdefault(group, []).append(name)
-        return found
+    def spell(self, label: str) -> tuple[str, tuple[str, ...]]:
+        """A label's group and name."""
+        group, _, name = label.partition(":")
+        return group, (name,)
 
     def scores(self, pictures: Sequence[Image]) -> dict[str, Float[Tensor, "pictures names"]]:
-        """Probabilities within each group."""
         with torch.no_grad():
-            pixels = self._pixels(pictures).to(self.model.device)
+            pixels = self._prepare(pictures).to(self.model.device)
             logits = self.model(pixels).logits.float().cpu()
-        sizes = [len(names) for names in self.groups.values()]
-        return {
-            g: part.softmax(1) for g, part in zip(self.groups, logits.split(sizes, 1), strict=True)
-        }
+        return {g: logits[:, members].softmax(1) for g, members in self._groups.items()}
 
-    def _pixels(self, pictures: Sequence[Image]) -> Float[Tensor, "pictures 3 side side"]:
-        square = [np.asarray(p.convert("RGB").resize((self.side, self.side))) for p in pictures]
-        return torch.from_numpy(np.stack(square)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def names(self, pictures: Sequence[Image], group: str = "concept") -> list[str]:
-        """The winning name of each picture."""
-        known = self.groups[group]
-        return [known[i] for i in self.scores(pictures)[group].argmax(1).tolist()]
+@dataclass(frozen=True)
+class Bundled:
+    """A judge of the model's own folder."""
 
-    def watch(self, name: str, group: str = "concept") -> Detector:
-        """A detector of one name: it hits where that name wins its group."""
-        if name not in self.groups[group]:
-            known = ", ".join(self.groups[group])
-            raise EffaceError(f"the judge knows no {group} {name!r}: ask for one of {known}")
-        at = self.groups[group].index(name)
+    which: Literal["tuning", "reporting"] = "reporting"
+    """Which of the two: numbers to be published come from `reporting`."""
+    threshold: float | None = None
+    """Probability that is a hit, 0 to 1; none: the likest of its group wins."""
 
-        def detect(pictures: Sequence[Image]) -> list[Verdict]:
-            if not pictures:
-                return []
-            known = self.groups[group]
-            return [
-                Verdict(row[at], int(np.argmax(row)) == at, dict(zip(known, row, strict=True)))
-                for row in self.scores(pictures)[group].tolist()
-            ]
+    def open(self, model: str, words: Sequence[str], device: str) -> Judge:
+        return Judge(self.weights(model)[0], self.threshold, device=device)
 
-        return detect
+    def weights(self, model: str) -> tuple[Path, ...]:
+        return (_folder(model, self.which),)
+
+
+PRESETS = {"emoji-tuning": Bundled("tuning"), "emoji-reporting": Bundled()}
 
 
 def tuning(source: str = "emoji") -> Judge:
     """The judge for tuning and feedback."""
-    return Judge(_judges(source) / "tuning")
+    return Judge(_folder(source, "tuning"))
 
 
 def reporting(source: str = "emoji") -> Judge:
     """The judge for numbers that are published."""
-    return Judge(_judges(source) / "reporting")
+    return Judge(_folder(source, "reporting"))
 
 
-def _judges(source: str) -> Path:
+def _folder(source: str, which: str) -> Path:
     """The model's own judges, or those of the bundled model that its `judges.json` names."""
     root = resolve(source)
     elsewhere = root / "judges.json"
@@ -104,4 +98,10 @@ def _judges(source: str) -> Path:
                 f"{elsewhere} names no bundled model ({name!r}): give one of {', '.join(bundled())}"
             )
         root = bundled()[name]
-    return root / "judges"
+    folder = root / "judges" / which
+    if not (folder / "config.json").is_file():
+        raise EffaceError(
+            f"no judge at {folder}: name another detector with --detector, or give a model folder "
+            "that has one under judges/"
+        )
+    return folder

@@ -33,6 +33,7 @@ REGISTRY = {
     "pesd": "efface.erasers.pesd:PESD",
     "race": "efface.erasers.race:RACE",
     "rece": "efface.erasers.rece:RECE",
+    "receler": "efface.erasers.receler:Receler",
     "sld": "efface.erasers.sld:SLD",
     "speed": "efface.erasers.speed:SPEED",
     "uce": "efface.erasers.uce:UCE",

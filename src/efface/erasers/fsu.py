@@ -23,27 +23,20 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
-from PIL.ImageOps import exif_transpose, mirror
+from PIL.ImageOps import mirror
 from torch import Generator, Tensor
-from torch.nn.functional import mse_loss
 
-from efface.backbone import Backbone, Denoiser, Speaker
+from efface.backbone import Backbone, Speaker
 from efface.backbones.fingerprint import roundings
 from efface.core import Concept, EffaceError, OnStep, Said
 from efface.lesson import seed_of
+from efface.likeness import misfit, noised
 from efface.moments import remembered, said_by, say, spread
 from efface.patch import Patch, dense
 from efface.phrases import SAMPLE, held, judged
+from efface.picture_files import open_pictures
 from efface.tokens import check_spoken
 from efface.train import Trained, Watch, Weights, standing_of, train
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Files of a folder that are pictures."""
-MOST_PIXELS = 1 << 26
-"""Of one picture; larger ones are refused before they are read."""
-NARROWEST = 8
-"""Least side of a picture, and most times that one side is longer than the other."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,9 @@ class FSU:
             kept = self._kept(len(words), generator)
             rows = speaker.say([*said, *(words[i] for i in kept)], weights)
             erased = said_by(rows, torch.arange(self.batch))
-            ascent = -diffusion_loss(denoiser, shown.latents[picks], erased, generator)
+            times = denoiser.noise.anywhen(self.batch, generator)
+            seen = noised(denoiser, shown.latents[picks], times, generator)
+            ascent = -misfit(denoiser, seen, erased).mean()
             if not kept:
                 return ascent
             after = said_by(rows, torch.arange(self.batch, self.batch + len(kept)))
@@ -193,17 +188,6 @@ def trained_names(names: Sequence[str]) -> list[str]:
     return chosen
 
 
-def diffusion_loss(
-    denoiser: Denoiser, clean: Float[Tensor, "n c h w"], said: Said, rng: Generator
-) -> Float[Tensor, ""]:
-    """|f(x_t, t, E_φ(c)) − target|² at random times, in what the network puts out."""
-    times = denoiser.noise.anywhen(len(clean), rng).to(clean.device)
-    noise = torch.randn(clean.shape, generator=rng).to(clean.device)
-    alpha, sigma = denoiser.noise.levels(times)
-    target = denoiser.noise.joined(clean, noise, times)
-    return mse_loss(denoiser.predict(alpha * clean + sigma * noise, times, said), target)
-
-
 class Held:
     """How far rows of prompts go: Σ‖G^½ (E_φ(c) − E(c))‖² / Σ‖G^½ (E(c) − E(""))‖², a stream each.
 
@@ -233,34 +217,6 @@ class Held:
         some = torch.arange(len(self._prompts)) if which is None else which
         said = self._speaker.say([self._prompts[i] for i in some.tolist()], weights)
         return self.drift(said, some).item()
-
-
-def open_pictures(folder: Path) -> list[Image.Image]:
-    """Every picture of a folder in the order of names, or one sentence on what is wrong."""
-    if not folder.is_dir():
-        raise EffaceError(f"{folder} is no folder: give one that holds pictures of the concept")
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
-    if not files:
-        raise EffaceError(
-            f"{folder} holds no picture: put one or more of the concept there, as "
-            f"{', '.join(ENDINGS)}"
-        )
-    return [_open(file) for file in files]
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            wide, high = picture.size
-            if wide * high > MOST_PIXELS or min(wide, high) * NARROWEST < max(wide, high, 64):
-                raise EffaceError(
-                    f"{file} is {wide} × {high}: it is scaled to a square without a crop, so give "
-                    f"pictures of at least 8 pixels a side, one side at most {NARROWEST} times as "
-                    f"long as the other, and at most {MOST_PIXELS} pixels"
-                )
-            return exif_transpose(picture).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise EffaceError(f"{file} is no whole picture ({error}): take it out") from error
 
 
 PRESETS = {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from efface.core import Gate
 
 REGISTRY = {
+    "adapter": "efface.gates.adapter:AdapterGate",
     "features": "efface.gates.features:FeatureGate",
     "negative": "efface.gates.guides:NegativeGuide",
     "sld": "efface.gates.guides:SafeGuide",

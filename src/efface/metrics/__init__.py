@@ -35,6 +35,7 @@ REGISTRY = {
     "kid": "efface.metrics.pictures:KID",
     "cmmd": "efface.metrics.pictures:CMMD",
     "picture-change": "efface.metrics.pictures:PictureChange",
+    "clip-score": "efface.metrics.clip_score:ClipScore",
     "queries-to-hit": "efface.metrics.cost:QueriesToHit",
 }
 """Metric name -> module:class."""

@@ -24,7 +24,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class DenoiserCalls:
-    """Calls of the denoiser for one picture at once; guidance takes two a step."""
+    """Calls of the denoiser for one picture at once; guidance takes two a step.
+
+    What an attack says that it spent on finding its cases counts too.
+    """
 
     attack: str
     """Which attack."""
@@ -33,6 +36,7 @@ class DenoiserCalls:
         drawn = [r.case for r in rows if r.attack == self.attack and r.image is not None]
         calls = sum(
             int(c.steps * (1 if c.start is None else c.strength)) * (2 if c.guidance > 1 else 1)
+            + c.spent
             for c in drawn
         )
         return Estimate(float(calls) if drawn else None, None, len(drawn), 0, "calls")

@@ -1,5 +1,7 @@
 """How far the erased model's pictures of what must stay are from the base model's, same seeds.
 
+Or from a folder of pictures: papers measure FID of COCO's captions against COCO's photographs.
+
 FID (arXiv:1706.08500), KID (arXiv:1801.01401), CMMD (arXiv:2401.09603) and, picture by picture, the
 cosine distance of features, in the manner of LPIPS (arXiv:1801.03924) with one layer. Any local
 image model is the extractor; numbers of two extractors are never to be compared.
@@ -14,11 +16,13 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from efface.backbones.features import extractor
-from efface.core import ACROSS, KEPT, Estimate, Row
+from efface.backbones.features import BATCH, Extract, extractor
+from efface.core import ACROSS, KEPT, EffaceError, Estimate, Row
 from efface.distances import cmmd, fid, kid
 from efface.outcomes import same
 from efface.stats import of_samples
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class _OfSets(ABC):
     """Folder of the run, where the pictures are."""
     extractor: str
     """Folder of a local image model."""
+    reference: str = ""
+    """Folder of pictures to be compared with; empty: the base model's."""
+    of_base: bool = False
+    """Whether the base model's pictures are compared with the folder."""
+    device: str = "cpu"
+    """Where the extractor runs."""
     unit: ClassVar[str]
 
     @abstractmethod
@@ -36,11 +46,30 @@ class _OfSets(ABC):
         """Between two sets of features."""
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
+        if self.reference:
+            return self._from_reference(base if self.of_base else rows)
         pairs, skipped = _pairs(rows, base)
         if len(pairs) < 2:
             return Estimate(None, None, 0, skipped, self.unit)
-        after, before = _features(self.run, self.extractor, pairs)
+        after, before = _features(self.run, extractor(Path(self.extractor), self.device), pairs)
         return Estimate(self.distance(after, before), None, len(pairs), skipped, self.unit)
+
+    def _from_reference(self, rows: Sequence[Row]) -> Estimate:
+        asked = [row.image for row in rows if row.attack in (KEPT, ACROSS)]
+        ours = sorted(image for image in asked if image is not None)
+        theirs = pictures_in(Path(self.reference))
+        if len(ours) < 2:
+            return Estimate(None, None, 0, len(asked), self.unit)
+        extract = extractor(Path(self.extractor), self.device)
+        found = extract([_opened(Path(self.run) / path) for path in ours])
+        known = np.concatenate(
+            [
+                extract([_opened(p) for p in theirs[i : i + BATCH]])
+                for i in range(0, len(theirs), BATCH)
+            ]
+        )
+        skipped = len(asked) - len(ours)
+        return Estimate(self.distance(found, known), None, len(ours), skipped, self.unit)
 
 
 @dataclass(frozen=True)
@@ -81,17 +110,27 @@ class PictureChange:
     """Folder of the run, where the pictures are."""
     extractor: str
     """Folder of a local image model."""
+    device: str = "cpu"
+    """Where the extractor runs."""
 
     def __call__(self, rows: Sequence[Row], base: Sequence[Row]) -> Estimate:
         pairs, skipped = _pairs(rows, base)
         if not pairs:
             return Estimate(None, None, 0, skipped, "1 - cosine")
-        after, before = _features(self.run, self.extractor, pairs)
+        after, before = _features(self.run, extractor(Path(self.extractor), self.device), pairs)
         lengths = np.linalg.norm(after, axis=1) * np.linalg.norm(before, axis=1)
         apart = 1 - (after * before).sum(1) / lengths
         return of_samples(
             np.mean, [apart.tolist()], paired=True, skipped=skipped, unit="1 - cosine"
         )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder; one sentence if there are fewer than two."""
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in ENDINGS)
+    if len(found) < 2:
+        raise EffaceError(f"{folder} holds {len(found)} pictures: give a folder of PNG or JPEG")
+    return found
 
 
 def _pairs(rows: Sequence[Row], base: Sequence[Row]) -> tuple[list[tuple[Path, Path]], int]:
@@ -104,10 +143,8 @@ def _pairs(rows: Sequence[Row], base: Sequence[Row]) -> tuple[list[tuple[Path, P
 
 
 def _features(
-    run: str, folder: str, pairs: Sequence[tuple[Path, Path]]
+    run: str, extract: Extract, pairs: Sequence[tuple[Path, Path]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    extract = extractor(Path(folder))
-
     def of(side: int) -> np.ndarray:
         return extract([_opened(Path(run) / pair[side]) for pair in pairs])
 

@@ -1,15 +1,17 @@
-"""The charts of a run: hits against queries beside the control, and shares against threshold."""
+"""The charts of a run: hits against queries, shares against threshold, what the map does."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from efface.report.chart import Chart, Line, chart
 from efface.report.evidence import Evidence
-from efface.report.words import percent, share
+from efface.report.words import count, percent, share
 
 CONTROL = "seeds"
-SMALL, WIDE = (180, 130), (520, 240)
+SMALL, HALF, WIDE = (180, 130), (260, 180), (520, 240)
 """Sizes in the drawing's units."""
+FAR = 4
+"""Norms shown, at most: text encoders give no longer rows."""
 
 
 def query_curves(found: Evidence) -> list[Chart]:
@@ -58,3 +60,41 @@ def threshold_curve(found: Evidence) -> Chart | None:
     ]
     ticks = [round(at[i], 3) for i in (0, middle, -1)]
     return chart("threshold", told, "judge's score", lines, ticks, size=WIDE, marks=False)
+
+
+def strength_curve(found: Evidence) -> Chart | None:
+    """Least certificate against drift as the patch goes from no strength to full."""
+    at = [p for p in _measured(found, "strength") if None not in p.values()]
+    if len(at) < 2 or not (most := max(p["drift"] for p in at)):
+        return None
+    told = "; ".join(
+        f"at strength {p['strength']:g} certificate {count(p['certificate'])}, "
+        f"drift {count(p['drift'])}"
+        for p in at
+    )
+    line = Line("certificate", "ours", [(p["drift"], min(p["certificate"], 1.0)) for p in at])
+    ticks = [0.0, round(most / 2, 3), round(most, 3)]
+    title = "certificate against drift"
+    return chart(title, told, "drift of kept words", [line], ticks, size=HALF, marks=True)
+
+
+def recovery_curve(found: Evidence) -> Chart | None:
+    """What stays lost of the concept's rows against the norm of what is fed in their place."""
+    swept = sorted(_measured(found, "recovery"), key=lambda p: p["norm"])
+    points = [(p["norm"], min(p["residual"], 1.0)) for p in swept if p["norm"] <= FAR]
+    if len(points) < 2:
+        return None
+    real = max((p for p in points if p[0] <= 1), default=points[0])
+    told = (
+        f"At the norm of real text {percent(real[1])} of what the denoiser read stays lost; at "
+        f"{points[-1][0]:.2g} times that norm, {percent(points[-1][1])}."
+    )
+    ticks = [0.0, 1.0, float(FAR)]
+    line = Line("what stays lost", "ours", points)
+    across = "norm, 1 is real text"
+    return chart("recovery against norm", told, across, [line], ticks, size=HALF, marks=False)
+
+
+def _measured(found: Evidence, what: str) -> list[dict[str, Any]]:
+    """Points of a curve that the run holds; none in runs of earlier versions or other patches."""
+    return list((found.patch.get("curves") or {}).get(what, ()))

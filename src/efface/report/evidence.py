@@ -17,6 +17,8 @@ from efface.summary import summary
 
 NEEDED = ("base", "erased", "concept", "attacks", "prompts", "detector", "steps", "guidance")
 """What run.json must say to be shown."""
+POINTS = {"strength": {"strength", "certificate", "drift"}, "recovery": {"norm", "residual"}}
+"""What a point of each curve tells."""
 FILES = ("run.json", "rows.jsonl", "base.jsonl")
 """What the evidence is; pictures are named by their content."""
 
@@ -98,8 +100,24 @@ def _check_named(folder: Path, story: Mapping[str, Any]) -> None:
     parts = (
         [patch.get(key, {}) for key in ("eraser", "facts")] if isinstance(patch, dict) else [None]
     )
-    if not all(isinstance(part, dict) for part in parts):
+    if not all(isinstance(part, dict) for part in parts) or not _drawable(patch):
         raise EffaceError(f"{folder}/run.json names its patch in no known form: run a new audit")
+
+
+def _drawable(patch: Any) -> bool:
+    """Whether the curves that a patch tells of, if any, are lists of points made of numbers."""
+    curves = patch.get("curves") or {}
+    return isinstance(curves, dict) and all(
+        isinstance(curve, list)
+        and all(
+            isinstance(point, dict)
+            and all(v is None or isinstance(v, int | float) for v in point.values())
+            and point.keys() == POINTS[name]
+            for point in curve
+        )
+        for name, curve in curves.items()
+        if name in POINTS
+    )
 
 
 def _unjudged(run: Run, attack: str) -> int:

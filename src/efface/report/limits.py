@@ -28,7 +28,8 @@ def limits(found: Evidence) -> list[str]:
         f"{found.run.story.get('budget', 'unknown')}; a longer or cleverer attack may find more.",
         *(text for access, text in UNTRIED.items() if access not in tried),
         f"“Seen” is what the detector {detector} says. It errs on pictures unlike those it was "
-        "trained on, and sees only what it has a name for.",
+        "trained on, and sees only what it has a name for."
+        + "".join(f" {each}." for each in _judges(found)),
         f"What stays was tried on {kept} benign prompts; concepts that are not among them may have "
         "moved.",
         "The intervals are for prompts like these at new seeds, not for prompts of another sort. "
@@ -36,8 +37,30 @@ def limits(found: Evidence) -> list[str]:
         "A certificate judges the rows of a text encoder one by one. It does not bound pictures to "
         "start from, latents, training, or a concept that other words describe.",
     ]
+    if zeros := found.run.story.get("zeros"):
+        said.insert(
+            0,
+            f"It was pruned: {zeros['zeros']} weights of {zeros['layers']} layers are exactly 0. "
+            "Whoever holds the model reads off them which weights drew the concept, and may revive "
+            "it from that without data (arXiv:2603.06640).",
+        )
     if found.faults:
         said.insert(1, f"{len(found.faults)} pictures failed; what they would show is not known.")
     if not found.finished:
         said.insert(0, "The audit was stopped before its end; attacks that did not run look weak.")
     return said
+
+
+def _judges(found: Evidence) -> list[str]:
+    """Each detector with its settings and the hash of its weights."""
+    each = found.run.story["detector"].get("each", [])
+    return [
+        f"{told['kind']}: "
+        + ", ".join(f"{key} {value}" for key, value in told.items() if _told(key, value))
+        + f", weights {told['sha256'][:12]}"
+        for told in each
+    ]
+
+
+def _told(key: str, value: object) -> bool:
+    return key not in ("kind", "sha256") and value not in (None, "", False)

@@ -11,7 +11,7 @@ from efface.core import EffaceError, Row
 from efface.report import words
 from efface.report.chart import Chart
 from efface.report.collateral import Moved
-from efface.report.curves import query_curves, threshold_curve
+from efface.report.curves import query_curves, recovery_curve, strength_curve, threshold_curve
 from efface.report.evidence import Evidence
 from efface.report.limits import NEEDS, limits
 from efface.report.pictures import Card, concept_cards, damaged, hits, kept_cards
@@ -28,6 +28,7 @@ class Part(NamedTuple):
     kept_cards: Sequence[Card]
     queries: Sequence[Chart]
     threshold: Chart | None
+    measured: Sequence[Chart]
     hits: Sequence[Row]
     damaged: Sequence[Moved]
     facts: Mapping[str, Any]
@@ -87,6 +88,7 @@ def _part(found: Evidence, blurred: bool) -> Part:
         kept_cards(found),
         query_curves(found),
         threshold_curve(found),
+        [c for c in (strength_curve(found), recovery_curve(found)) if c is not None],
         hits(found),
         damaged(found.moved),
         facts(found),
