@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report receler-report sae-bench left-out-report study
+.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -60,6 +60,10 @@ esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its au
 
 itd-report: .venv/.dev ## ItD on the bundled model: what is found, and what stays bit-exact
 	$(BIN)/python -m studies.itd
+
+methods: export OMP_NUM_THREADS := 1
+methods: .venv/.dev ## Every method on objects, styles, a group and many at once (an hour; goes on where it was)
+	$(BIN)/python -W ignore -m studies.methods
 
 receler-report: .venv/.dev ## Receler on the bundled model: found, attacked, and what an update costs
 	$(BIN)/python -m studies.receler

@@ -1,8 +1,12 @@
 """Masks that are learned: which weights of a denoiser to set to zero, under any loss of weights.
 
-Every weight has a logit u; it stays where u > 0. Forward the mask is 0 or 1, backward it is the
-sigmoid (straight-through). `settled` may cut a mask to a share of the weights, those of the lowest
-logits: masks of one training are nested in the share.
+Every weight has a logit u. While it is learned the weight counts by how far it is on, the stretched
+and cut sigmoid of hard concrete gates (Louizos, Welling and Kingma, arXiv:1712.01312, Eq. 13, no
+noise), so that the loss sees it go; the sigmoid is sharpened (ours), so that in the end, where it
+stays whole if u > 0, little is rounded. A mask that is 0 or 1 from the start (straight-through)
+tells the loss nothing until most logits cross at once: on the bundled model it pruned four times as
+much and took neighbours along. `settled` may cut a mask to a share of the weights, those of the
+lowest logits: masks of one training are nested in the share.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +19,12 @@ from torch import Generator, Tensor
 from efface.core import Edit, EffaceError
 from efface.train import Trained, Weights, train, watching
 
-START = 3.0
-"""Logit that all weights begin with: all stay."""
+START = 2.5
+"""Logit that all weights begin with: all count whole, and a tenth less begins to count less."""
+LOW, HIGH = -0.1, 1.1
+"""γ and ζ, what the sigmoid is stretched to before it is cut at 0 and 1."""
+SOFT, SHARP = 0.3, 0.1
+"""Share of the steps before sharpening begins, and what logits are divided by at its end."""
 Tensors = Mapping[str, Tensor]
 
 
@@ -25,15 +33,26 @@ def begun(base: Tensors) -> dict[str, Tensor]:
     return {n: torch.full_like(w.float(), START) for n, w in base.items() if w.ndim > 1}
 
 
-def straight(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """0 or 1; its gradient is the sigmoid's."""
-    soft = logits.sigmoid()
-    return (logits > 0).float() + (soft - soft.detach())
+def warmth(step: int, steps: int) -> float:
+    """What logits are divided by: 1, then falling evenly in its logarithm."""
+    late: float = max(0.0, step / steps - SOFT) / (1 - SOFT)
+    return SHARP**late
 
 
-def masked(base: Tensors, logits: Tensors) -> dict[str, Tensor]:
-    """The weights under their masks."""
-    return {n: base[n].detach() * straight(u) for n, u in logits.items()}
+def degree(logits: Float[Tensor, "*shape"], warm: float) -> Float[Tensor, "*shape"]:
+    """How far each weight is on, 0 to 1; gradients pass the cut, so that all may move."""
+    wide = LOW + (HIGH - LOW) * (logits / warm).sigmoid()
+    return wide + (wide.clamp(0, 1) - wide).detach()
+
+
+def masked(base: Tensors, logits: Tensors, warm: float) -> dict[str, Tensor]:
+    """The weights as far as they are on."""
+    return {n: base[n].detach() * degree(u, warm) for n, u in logits.items()}
+
+
+def pruned(base: Tensors, masks: Tensors) -> dict[str, Tensor]:
+    """The weights that stay, and zeros."""
+    return {n: base[n].detach() * m for n, m in masks.items()}
 
 
 def gone(logits: Tensors) -> Float[Tensor, ""]:
@@ -79,6 +98,7 @@ def learned(
     sparsity: float,
     ratio: float,
     most_moved: float | None,
+    steps: int,
     **settings: Any,
 ) -> tuple[tuple[Edit, ...], Trained, float]:
     """The mask that descends `loss` of the masked weights, what came of it, the share pruned.
@@ -87,10 +107,12 @@ def learned(
     """
     trained = train(
         begun(base),
-        lambda u, step, rng: loss(masked(base, u), step, rng) + sparsity * gone(u),
-        watch=watching(lambda u: moved(masked(base, u)), most_moved),
+        lambda u, step, rng: (
+            loss(masked(base, u, warmth(step, steps)), step, rng) + sparsity * gone(u)
+        ),
+        watch=watching(lambda u: moved(pruned(base, settled(u, ratio))), most_moved),
+        steps=steps,
         **settings,
     )
     masks = settled(trained.weights, ratio)
-    pruned = {n: base[n].detach() * m for n, m in masks.items()}
-    return mask_edits(masks), trained._replace(weights=pruned), share(masks)
+    return mask_edits(masks), trained._replace(weights=pruned(base, masks)), share(masks)

@@ -13,7 +13,7 @@ from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
 from efface.core import Concept, EffaceError
 from efface.erasers import find
-from efface.masks import begun, gone, masked, settled, share, straight
+from efface.masks import START, begun, degree, gone, masked, settled, share, warmth
 from efface.moments import say
 from efface.patch import Patch
 from tests.equal import bits
@@ -56,21 +56,37 @@ def test_masks_are_nested_in_the_ratio(seed: int, one: float, other: float) -> N
     assert share(settled(logits, 1.0)) == sum((u <= 0).sum().item() for u in logits.values()) / 40
 
 
-def test_the_mask_is_one_or_zero_and_has_the_sigmoids_slope() -> None:
-    logits = torch.tensor([-2.0, -1e-6, 0.0, 1e-6, 3.0], requires_grad=True)
-    mask = straight(logits)
-    assert mask.tolist() == [0, 0, 0, 1, 1]
-    [slope] = torch.autograd.grad(mask.sum(), logits)
-    soft = logits.detach().sigmoid()
-    torch.testing.assert_close(slope, soft * (1 - soft))
+def test_a_weight_goes_by_degrees_and_can_come_back_from_either_end() -> None:
+    """1.2 σ(u / w) − 0.1, cut at 0 and 1; the slope is that of the uncut curve."""
+    logits = torch.tensor([-9.0, -2.3, 0.0, 1.0, START, 9.0], requires_grad=True)
+    for warm in (1.0, 0.5):
+        counts = degree(logits, warm)
+        soft = (logits.detach() / warm).sigmoid()
+        torch.testing.assert_close(counts.detach(), (1.2 * soft - 0.1).clamp(0, 1))
+        assert counts.tolist()[2] == 0.5, "what counts less than half goes"
+        assert [counts[i].item() for i in (0, 4, 5)] == [0, 1, 1]
+        [slope] = torch.autograd.grad(counts.sum(), logits)
+        torch.testing.assert_close(slope, 1.2 * soft * (1 - soft) / warm)
+
+
+def test_in_the_end_little_is_rounded() -> None:
+    warm = [warmth(step, 50) for step in range(51)]
+    assert warm[:16] == [1.0] * 16
+    assert warm == sorted(warm, reverse=True)
+    assert warm[-1] == pytest.approx(0.1)
+    logits = torch.linspace(-3, 3, 601)
+    whole = (logits > 0).float()
+    off = (degree(logits, warm[-1]) - whole).abs()
+    assert (off[logits.abs() > 0.24] == 0).all()
+    assert off.mean() < (degree(logits, 1.0) - whole).abs().mean() / 9
 
 
 def test_all_stay_at_first(model: Model) -> None:
     base = {"w": torch.randn(3, 4, generator=Generator().manual_seed(0)), "b": torch.ones(3)}
     logits = begun(base)
     assert list(logits) == ["w"], "a bias has no mask"
-    assert bits(masked(base, logits)["w"]) == bits(base["w"])
-    assert gone(logits).item() == pytest.approx(torch.tensor(-3.0).sigmoid().item())
+    assert bits(masked(base, logits, 1.0)["w"]) == bits(base["w"])
+    assert gone(logits).item() == pytest.approx(torch.tensor(-START).sigmoid().item())
     for name in ("pesd", "pac"):
         assert not fit(name, model, steps=0).edits
 

@@ -6,9 +6,10 @@ parameters is learned on the loss of an existing method, and what it selects is 
 that no prompt balances it out.
 
 Deviations from the authors' code: none is public and the paper's body was not to be had, so the
-rest is our reconstruction: a logit for each weight, u = 3 at the start, kept where u > 0, sigmoid
-backward; the loss is ESD's plus `sparsity` × mean sigmoid(−u); weights themselves are not trained;
-which layers, which rate, and `ratio` are ours.
+rest is our reconstruction: a logit u for each weight, which counts by a hard concrete gate while
+it is learned and is kept or zeroed whole in the end (`efface.masks`); the loss is ESD's plus
+`sparsity` × mean sigmoid(−u); weights themselves are not trained; which layers, which rate, and
+`ratio` are ours.
 """
 
 from dataclasses import asdict, dataclass
