@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from efface import prompts
+from efface import attacks, prompts
 from efface.core import Case, Concept, EffaceError
 from efface.store import read
 from tests.looks import build_clip
@@ -239,3 +239,12 @@ def test_retained_is_of_every_domain() -> None:
     ]
     assert [a.case.seed for a in found] == [50, 51, 52, 53]
     assert len(prompts.retained(words, (), GROUPS, 1, Case("", 0))) == 3
+
+
+@pytest.mark.parametrize("budget", ["small", "medium"])
+def test_searches_by_gradient_are_for_larger_budgets_or_for_who_asks(budget: str) -> None:
+    from efface.audit import Settings, attacks_of
+
+    default = set(attacks_of(Settings(budget=budget)))
+    assert default == set(attacks.names()) - (set(attacks.SEARCHES) if budget == "small" else set())
+    assert "gcg" in attacks_of(Settings(("gcg",), budget=budget))

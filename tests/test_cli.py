@@ -214,3 +214,8 @@ def test_erase_with_grid(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert cli("erase", tiny, "cat", "-o", out, "--grid", grid, "--json").code == 0
     assert picture(grid).height > 4 * 128
     assert sorted(tmp_path.iterdir()) == [grid, out]
+
+
+def test_the_package_runs_as_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    subprocess.run([sys.executable, "-m", "efface", "models"], check=True)
+    assert "emoji-dit" in capfd.readouterr().out

@@ -49,7 +49,7 @@ class Settings:
     """What an audit is asked."""
 
     attacks: tuple[str, ...] = ()
-    """Names; none: all that this model can take."""
+    """Names; none: all that this model can take, the small budget without `attacks.SEARCHES`."""
     assigned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Attack -> settings that differ from its budget's preset."""
     budget: str = "small"
@@ -76,7 +76,7 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     """Attack the model that `erased` (a patch file or a folder) makes of `model`, into `out`."""
     if asked.budget not in COUNTS:
         raise EffaceError(f"no budget {asked.budget!r}: choose one of {', '.join(COUNTS)}")
-    chosen = _chosen(asked)
+    chosen = attacks_of(asked)
     on_step("loading the model", 0, 1)
     root = resolve(model)
     pipe = placed(load_pipeline(model), asked.device)
@@ -123,9 +123,11 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     return run
 
 
-def _chosen(asked: Settings) -> dict[str, attacks.Attack]:
+def attacks_of(asked: Settings) -> dict[str, attacks.Attack]:
     """The attacks in the order in which they run: unattacked, the control, then the others."""
-    names = list(dict.fromkeys((PLAIN, CONTROL, *(asked.attacks or attacks.names()))))
+    left = attacks.SEARCHES if asked.budget == "small" else ()
+    default = [name for name in attacks.names() if name not in left]
+    names = list(dict.fromkeys((PLAIN, CONTROL, *(asked.attacks or default))))
     if strange := [name for name in asked.assigned if name not in names]:
         raise EffaceError(f"settings of {strange[0]!r}, which is not among {', '.join(names)}")
     found = {}

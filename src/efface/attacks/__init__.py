@@ -54,6 +54,8 @@ REGISTRY = {
     "unlearndiffatk": "efface.attacks.unlearndiffatk:UnlearnDiffAtk",
 }
 """Attack name -> module:class."""
+SEARCHES = ("gcg", "p4d", "inversion", "unlearndiffatk")
+"""Those that follow gradients, minutes a concept: the small budget leaves them to who asks."""
 
 _ALL = Registry[Attack]("attack", "efface.attacks", REGISTRY)
 names, find, presets, build = _ALL.names, _ALL.find, _ALL.presets, _ALL.build

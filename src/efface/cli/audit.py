@@ -27,7 +27,9 @@ def audit(
     ],
     attack: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Attack to run, once each [default: all]."),
+        typer.Option(
+            metavar="NAME", help="Attack to run, once each [default: all; small: none by gradient]."
+        ),
     ] = None,
     budget: Annotated[str, typer.Option(help="small, medium or paper.")] = "small",
     prompts: Annotated[
