@@ -44,7 +44,7 @@ SETS: Mapping[str, dict[str, Any]] = {
     },
 }
 FIRST = {"emoji-dit": 6}
-"""Models that forget only so many objects of a set, and no styles: they draw styles less well."""
+"""Models that forget only so many objects of a set."""
 THIN = {"emoji-dit": 4}
 """Models whose other pictures are of one thing in so many."""
 SEEDS = 16
@@ -148,7 +148,7 @@ def rows(
     world, chosen = World(model, name), SETS[name]
     objects, styles = chosen["objects"], chosen["styles"]
     if model in FIRST:
-        objects, styles = objects[: FIRST[model]], []
+        objects = objects[: FIRST[model]]
     targets = [("concept", n) for n in objects] + [("style", n) for n in styles]
     targets = [t for t in targets if only in (None, t[0])]
     return [one(world, m, kind, target, **settings) for kind, target in targets for m in methods]
