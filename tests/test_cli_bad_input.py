@@ -201,3 +201,15 @@ def test_ctrl_c(tiny: Path, tmp_path: Path, share: float) -> None:
         efface.load(out / "p")
     else:
         assert child.returncode == 130
+
+
+def test_libraries_do_not_tell_the_error_too(tiny: Path, tmp_path: Path) -> None:
+    """In a process of its own: loggers write to the stderr of when they were imported."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    (model / "vae/diffusion_pytorch_model.safetensors").unlink()
+    command = [sys.executable, "-m", "efface", "draw", str(model), "cat", "-o", str(tmp_path / "x")]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"efface: {model}")

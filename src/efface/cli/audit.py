@@ -161,7 +161,6 @@ def _quiet_drawing() -> None:
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def _table(answer: Mapping[str, Any], took: float) -> None:

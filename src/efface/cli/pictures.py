@@ -31,7 +31,6 @@ def rows(root: Path, patches: Sequence[Patch], order: Order, on_step: OnStep) ->
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     from efface.backbones.pipeline import apply, draw, load_pipeline
 
     base = load_pipeline(str(root))

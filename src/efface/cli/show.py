@@ -1,6 +1,8 @@
 """How commands speak: a table or JSON on stdout, progress on stderr."""
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,8 +77,10 @@ def size(count: int) -> str:
 
 
 def quiet_loading() -> None:
-    """No bars and no hints from transformers while it reads local files; downloads are over."""
-    from transformers.utils import logging
+    """No bars, hints or second tellings of an error from libraries that read local files."""
+    from transformers.utils import logging as told
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    told.disable_progress_bar()
+    told.set_verbosity_error()
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")  # for when it is imported yet
+    logging.getLogger("diffusers").setLevel(logging.CRITICAL)
