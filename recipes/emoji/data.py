@@ -10,10 +10,12 @@ import json
 import re
 import subprocess
 import tarfile
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -95,19 +97,27 @@ class Pictures:
     held_out: np.ndarray
 
 
-def fetch(package: str, folder: Path = CACHE) -> Path:
-    """Download one pinned package with npm unless it is there; refuse a tarball of another hash.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes the name `path` when it is whole.
 
-    A file takes its name when it is whole: the processes of one training may begin together.
+    The processes of one training may begin together.
     """
+    with TemporaryDirectory(dir=path.parent) as own:
+        fresh = Path(own) / path.name
+        yield fresh
+        fresh.replace(path)
+
+
+def fetch(package: str, folder: Path = CACHE) -> Path:
+    """Download one pinned package with npm unless it is there; refuse a tarball of another hash."""
     version, digest = PACKAGES[package]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not path.exists():
         command = ["npm", "pack", f"{package}@{version}", "--silent"]
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            subprocess.run(command, cwd=own, check=True, stdout=subprocess.DEVNULL)
-            (Path(own) / path.name).replace(path)
+        with whole(path) as fresh:
+            subprocess.run(command, cwd=fresh.parent, check=True, stdout=subprocess.DEVNULL)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
         raise ValueError(f"{path} has sha256 {found}, expected {digest}: delete it and run again")
@@ -200,9 +210,8 @@ def load(folder: Path = CACHE) -> Pictures:
     path = folder / "pictures.npz"
     if not path.exists():
         pictures = build()
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            np.savez_compressed(Path(own) / path.name, **vars(pictures))
-            (Path(own) / path.name).replace(path)
+        with whole(path) as fresh:
+            np.savez_compressed(fresh, **vars(pictures))
     with np.load(path) as data:
         return Pictures(**{k: data[k] for k in data.files})
 

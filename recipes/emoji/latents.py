@@ -7,14 +7,12 @@ it, so the denoiser can train before the autoencoder exists.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.emoji.data import CACHE, load, on_background
+from recipes.emoji.data import CACHE, load, on_background, whole
 from recipes.emoji.world import BACKGROUNDS
 
 PATCH, CHANNELS = 8, 8
@@ -50,9 +48,8 @@ class LinearCode:
         path = CACHE / "code.npz"
         if not path.exists():
             code = fit()
-            with TemporaryDirectory(dir=CACHE) as own:
-                np.savez(Path(own) / path.name, **{k: v.numpy() for k, v in vars(code).items()})
-                (Path(own) / path.name).replace(path)
+            with whole(path) as fresh:
+                np.savez(fresh, **{k: v.numpy() for k, v in vars(code).items()})
         with np.load(path) as data:
             return cls(**{k: torch.from_numpy(data[k]) for k in data.files})
 
