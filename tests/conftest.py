@@ -6,9 +6,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # subprocesses inherit it
 os.environ["EFFACE_CACHE"] = tempfile.mkdtemp(prefix="efface-test-cache-")
@@ -45,6 +48,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the shared pipeline is: what is promised on the CPU is promised there."""
+    parser.addoption("--device", default="cpu", help="cpu or cuda")
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny: Path, request: pytest.FixtureRequest) -> "DiffusionPipeline":
+    """The random pipeline, live, on the device that was asked for."""
+    from efface.backbones.local import placed
+    from efface.backbones.pipeline import load_pipeline
+
+    on: DiffusionPipeline = placed(load_pipeline(str(tiny)), request.config.getoption("--device"))
+    return on
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Generator, Tensor
 
 from efface.backbones.model import open_folder, open_pipeline
-from efface.backbones.pipeline import apply, draw, load_pipeline
+from efface.backbones.pipeline import apply, draw
 from efface.core import Case, Concept, Edit, EffaceError, PromptMap
 from efface.linalg import LowRank
 from efface.patch import Patch
@@ -37,11 +37,6 @@ def made(pipe: DiffusionPipeline, *edits: Edit, maps: tuple[PromptMap, ...] = ()
 
 def some_map(seed: int = 0) -> PromptMap:
     return PromptMap("text", noise(WIDTH, 3, seed=seed), 0.3 * noise(WIDTH, 3, seed=seed + 50))
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 @pytest.fixture

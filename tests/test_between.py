@@ -21,7 +21,7 @@ from PIL import Image
 from efface import attacks
 from efface.backbones.between import begin, box, put_back
 from efface.backbones.model import open_pipeline
-from efface.backbones.pipeline import Artist, apply, draw, load_pipeline
+from efface.backbones.pipeline import Artist, apply, draw
 from efface.core import Case, Concept, EffaceError, Verdict
 from efface.patch import load
 from efface.run import Scene, drive
@@ -34,11 +34,6 @@ SAMPLERS = [
     PNDMScheduler,
 ]
 CASE = Case("a cat", 3, steps=5, guidance=3.0)
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 @pytest.fixture(scope="module")

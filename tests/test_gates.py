@@ -28,11 +28,6 @@ PROMPTS = ["a cat", "a dog", ""]
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
-
-
-@pytest.fixture(scope="module")
 def model(pipe: DiffusionPipeline) -> Model:
     return open_pipeline(pipe)
 
@@ -78,11 +73,11 @@ def test_gate_that_fails_leaves_nothing_behind(pipe: DiffusionPipeline, model: M
     erased = apply(pipe, gated(model))
     right = rows(erased)
     with pytest.raises(EffaceError, match="run the whole text encoder"):
-        erased.text_encoder.encoder.layers[0](torch.zeros(1, 3, WIDTH), None)
+        erased.text_encoder.encoder.layers[0](torch.zeros(1, 3, WIDTH, device=pipe.device), None)
     with pytest.raises(IndexError):
-        erased.text_encoder(torch.full((1, 3), 10**6))
+        erased.text_encoder(torch.full((1, 3), 10**6, device=pipe.device))
     with pytest.raises(EffaceError, match="run the whole text encoder"):
-        erased.text_encoder.encoder.layers[0](torch.zeros(1, 3, WIDTH), None)
+        erased.text_encoder.encoder.layers[0](torch.zeros(1, 3, WIDTH, device=pipe.device), None)
     assert torch.equal(rows(erased), right)
 
 

@@ -35,11 +35,6 @@ def picture(pipe: Any, prompt: str = "a cat", guidance: float = 5.0) -> bytes:
     return bytes(drawn.tobytes())
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> Any:
-    return load_pipeline(str(tiny))
-
-
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "pixart"])
 def test_it_is_the_pipelines_negative_prompt(name: str, tmp_path: Path) -> None:
     pipe = load_pipeline(str(build_family(name, tmp_path / name)))
@@ -62,7 +57,7 @@ def literal(pipe: Any, guidance: float, eraser: Any) -> Tensor:
     model = open_pipeline(pipe)
     empty, prompt, concept = (model.encode([p]).states for p in ("", "a cat", "cat"))
     pipe.scheduler.set_timesteps(STEPS)
-    latents = torch.randn(1, 4, 8, 8, generator=Generator().manual_seed(0))
+    latents = torch.randn(1, 4, 8, 8, generator=Generator().manual_seed(0)).to(pipe.device)
     nu = torch.zeros_like(latents)
     for i, time in enumerate(pipe.scheduler.timesteps):
         e_u, e_p, e_s = (pipe.unet(latents, time, r).sample for r in (empty, prompt, concept))

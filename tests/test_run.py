@@ -16,18 +16,13 @@ from torch import Generator as Rng
 from efface import attacks
 from efface.backbone import Backbone
 from efface.backbones.model import open_pipeline
-from efface.backbones.pipeline import apply, draw, load_pipeline
+from efface.backbones.pipeline import apply, draw
 from efface.core import Case, Concept, Detector, Row, Verdict
 from efface.patch import load
 from efface.run import Scene, drive
 from efface.store import Store, open_store
 
 CONCEPT = Concept("cat", ("cat",))
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 @pytest.fixture

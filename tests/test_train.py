@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from torch import Generator, Tensor
 
 from efface import erasers
-from efface.backbones.model import Model, open_folder
+from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.core import Concept, EffaceError
 from efface.lesson import drawn_pairs
 from efface.moments import remembered, say, spread
@@ -90,16 +91,16 @@ def test_killed_and_resumed_is_bit_exact(at: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("redraw", [0, 3])
 def test_killed_fit_gives_the_same_patch(
-    redraw: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    redraw: int, pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eraser = erasers.build("esd", **SHORT, steps=8, redraw=redraw)
-    whole = eraser.fit(open_folder(tiny), CONCEPT, Generator().manual_seed(3), quiet)
+    whole = eraser.fit(open_pipeline(pipe), CONCEPT, Generator().manual_seed(3), quiet)
     monkeypatch.setattr(Standing, "due", lambda self: True)
     with pytest.raises(Killed):
-        eraser.fit(open_folder(tiny), CONCEPT, Generator().manual_seed(3), Killer(7))
+        eraser.fit(open_pipeline(pipe), CONCEPT, Generator().manual_seed(3), Killer(7))
     seen = list[tuple[str, int]]()
     again = eraser.fit(
-        open_folder(tiny),
+        open_pipeline(pipe),
         CONCEPT,
         Generator().manual_seed(3),
         lambda what, step, of: seen.append((what, step)),

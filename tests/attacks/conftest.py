@@ -7,15 +7,10 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from efface.backbones.model import Model, open_pipeline
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply
 from efface.core import Case
 from efface.patch import load
 from tests.test_gates import gated
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 @pytest.fixture(scope="module")

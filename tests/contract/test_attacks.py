@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Generator
 
 from efface import attacks
 from efface.backbones.model import Model, open_pipeline
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply
 from efface.core import Case, Concept, EffaceError, Verdict
 from efface.patch import load
 from efface.rows import tell_case
@@ -33,8 +34,7 @@ every_attack = pytest.mark.parametrize("name", attacks.REGISTRY)
 
 
 @pytest.fixture(scope="module")
-def models(tiny: Path, tiny_patch: Path) -> Pair:
-    pipe = load_pipeline(str(tiny))
+def models(pipe: DiffusionPipeline, tiny_patch: Path) -> Pair:
     erased = apply(pipe, load(tiny_patch))
     return open_pipeline(erased, frozen=True), open_pipeline(pipe, frozen=True)
 

@@ -93,11 +93,6 @@ every_method = pytest.mark.parametrize("method", methods(), ids=label)
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
     """The same shapes, other weights."""
     return load_pipeline(str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", seed=1)))
@@ -129,7 +124,8 @@ def predicted(pipe: DiffusionPipeline, prompt: str) -> Tensor:
     """The denoiser's guided prediction from fixed noise, called as pipelines call it."""
     unet = pipe.unet
     side = unet.config.sample_size
-    noise = torch.randn(1, 4, side, side, generator=Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    noise = torch.randn(1, 4, side, side, generator=Generator().manual_seed(0)).to(pipe.device)
+    noise = noise.repeat(2, 1, 1, 1)
     rows = open_pipeline(pipe).encode(["", prompt]).states
     with torch.no_grad():
         empty, said = unet(noise, 500, encoder_hidden_states=rows, return_dict=False)[0].chunk(2)

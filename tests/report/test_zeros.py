@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from diffusers import DiffusionPipeline
 
 import efface
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply
 from efface.core import Concept, Edit
 from efface.patch import Patch, load
 from efface.report.evidence import gather
@@ -19,11 +18,6 @@ from efface.zeros import FEW, leak
 
 Cli = Callable[..., Any]
 NAME = "unet/mid_block.attentions.0.transformer_blocks.0.ff.net.2.weight"
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 def pruned(pipe: DiffusionPipeline, share: float, base: str) -> tuple[Patch, torch.Tensor]:

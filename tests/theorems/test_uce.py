@@ -13,7 +13,7 @@ from torch import Tensor
 from efface.api import quiet
 from efface.backbones.merge import Merge
 from efface.backbones.model import Model, open_folder
-from efface.backbones.pipeline import apply, load_pipeline
+from efface.backbones.pipeline import apply
 from efface.core import Concept
 from efface.erasers.uce import PRESETS, UCE
 from efface.linalg import LowRank
@@ -34,11 +34,6 @@ STORED = 1e-5
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Model:
     return open_folder(tiny)
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> DiffusionPipeline:
-    return load_pipeline(str(tiny))
 
 
 def fit(model: Model, eraser: Any, concept: Concept) -> Patch:
