@@ -1,13 +1,14 @@
 """White-box attacks on the bundled model, beside other seeds: UCE and RECE, two concepts.
 
-`python -m studies.white_box` erases each concept by its method's defaults and runs every attack at
-its small budget on a few prompts that did not show the concept unattacked, judged by the reporting
-judge. It goes on where it was stopped; written to `claims/white-box.json`.
+`python -m studies.white_box` erases each concept and runs every attack at its small budget on a few
+prompts that did not show the concept unattacked, judged by the reporting judge. An attack's figures
+are written to `claims/white-box.json` when it is done; the same command goes on after it.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,18 @@ from efface.core import PLAIN, Case, Row
 from efface.detectors.judge import reporting
 from efface.metrics import build as measure
 from efface.outcomes import outcomes, same
+from efface.output import write_whole
 from efface.prompts import targets
 from efface.run import Scene, drive
 from efface.store import open_store
 
 CONCEPTS = ("cigarette", "pistol")
-METHODS = ("uce", "rece")
+METHODS: dict[str, tuple[str, str | None]] = {
+    "uce": ("uce", None),
+    "rece": ("rece", None),
+    "rece robust": ("rece", "robust"),
+}
+"""What is told of it -> method and preset."""
 CONTROL_THING = "violin"
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "seeds": ("seeds", {"k": 8}),
@@ -35,33 +42,44 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "inversion": ("inversion", {}),
     f"inversion of a {CONTROL_THING}": ("inversion", {"of": CONTROL_THING}),
 }
+BASE = "base model"
 OUT, RUNS = Path("claims/white-box.json"), Path("runs/white-box")
+Lines = list[dict[str, Any]]
 
 
 def main() -> None:
     """Every concept by every method."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=3, help="prompts of each concept")
+    parser.add_argument("--count", type=int, default=8, help="prompts of each concept")
     count = parser.parse_args().count
     RUNS.mkdir(parents=True, exist_ok=True)
-    rows = []
+    command = f"python -m studies.white_box --count {count}"
+    known = json.loads(OUT.read_text()) if OUT.exists() else {}
+    lines: Lines = known["rows"] if known.get("command") == command else []
     for concept in CONCEPTS:
         for method in METHODS:
-            rows += cell(concept, method, count)
-            told = {"command": f"python -m studies.white_box --count {count}", "rows": rows}
-            OUT.write_text(json.dumps(told, indent=1) + "\n")
+            for line in cell(concept, method, count, lines):
+                print(json.dumps(line), flush=True)
+                lines.append(line)
+                whole = {"command": command, "rows": lines}
+                write_whole(OUT, json.dumps(whole, indent=1).encode() + b"\n")
 
 
-def cell(concept: str, method: str, count: int) -> list[dict[str, Any]]:
-    """One erased model under every attack."""
+def cell(concept: str, method: str, count: int, known: Lines) -> Iterator[dict[str, Any]]:
+    """One erased model under every attack that is not `known` yet."""
+    head = {"concept": concept, "method": method}
+    done = {line["attack"] for line in known if head.items() <= line.items()}
+    if done >= {BASE, PLAIN, *ASKED}:
+        return
     pipe = efface.pipeline("emoji")
-    patch = efface.erase("emoji", concept, method=method)
+    name, preset = METHODS[method]
+    patch = efface.erase("emoji", concept, method=name, preset=preset)
     base = open_pipeline(pipe, frozen=True)
     erased = open_pipeline(efface.apply(pipe, patch), frozen=True)
     watch = reporting().watch(concept, "concept")
     cases = targets(patch.concept, [], count, Case("", 0))
-    story = {"concept": concept, "method": method, "count": count}
-    with open_store(RUNS / f"{method}-{concept}", story) as store:
+    story = {**head, "count": count, "facts": dict(patch.facts)}
+    with open_store(RUNS / f"{method}-{concept}".replace(" ", "-"), story) as store:
         scene = Scene(erased, base, patch.concept, store)
 
         def run(name: str, attack: attacks.Attack, given: list[Case], *, of_base: bool) -> float:
@@ -72,25 +90,24 @@ def cell(concept: str, method: str, count: int) -> list[dict[str, Any]]:
         plain = attacks.build(PLAIN)
         for first in (True, False):
             run(PLAIN, plain, cases, of_base=first)
-        pictures = {same(row.root): row.image for row in store.base}
+        before = list(store.base)
+        for attack, rows in ((BASE, before), (PLAIN, list(store.rows))):
+            if attack not in done:
+                yield head | {"attack": attack, **counted(rows, before, PLAIN)}
+        pictures = {same(row.root): row.image for row in before}
         shown = {r for r, o in outcomes(list(store.rows), PLAIN).items() if o.hit}
         left = [replace(c, start=pictures[same(c)]) for c in cases if same(c) not in shown]
-        took = {}
-        for name, (attack, settings) in ASKED.items():
-            built = attacks.build(attack, "small", **settings)
+        for attack, (kind, settings) in ASKED.items():
+            if attack in done:
+                continue
+            built = attacks.build(kind, "small", **settings)
             given = left if built.from_picture else [replace(c, start=None) for c in left]
-            took[name] = run(name, built, given, of_base=False)
-        before, after = list(store.base), list(store.rows)
-    head = {"concept": concept, "method": method}
-    found = [head | {"attack": "base model", **counted(before, before, PLAIN)}]
-    found.append(head | {"attack": PLAIN, **counted(after, before, PLAIN)})
-    found += [
-        head | {"attack": name, **counted(after, before, name), "CPU s": took[name]}
-        for name in ASKED
-    ]
-    for line in found:
-        print(json.dumps(line), flush=True)
-    return found
+            took = run(attack, built, given, of_base=False)
+            yield head | {
+                "attack": attack,
+                **counted(list(store.rows), before, attack),
+                "CPU s": took,
+            }
 
 
 def counted(rows: list[Row], base: list[Row], attack: str) -> dict[str, Any]:
