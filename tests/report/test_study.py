@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from efface.core import EffaceError
-from efface.report.leaderboard import leaderboard, pooled, read_study, teaches
+from efface.report.leaderboard import leaderboard, read_study
+from efface.report.pooled import pooled
+from efface.report.teaches import matrix, teaches
 from efface.study import cells
 from efface.study_file import load_study
 
@@ -124,20 +126,42 @@ def test_pooled_is_the_share_of_all_prompts() -> None:
 
 
 def test_what_it_teaches() -> None:
-    [said] = teaches(STUDY)
+    plain, prompts, kept = teaches(STUDY)
+    assert plain.endswith("surely show the concept after none of them.")
+    assert prompts.startswith("**Who writes other prompts** (synonyms) surely finds more")
+    assert prompts.endswith("after uce 50 % (35 to 65) of 40, 2 not judged by synonyms.")
     assert (
-        "**uce**, unattacked, still shows the concept in 0 % (0 to 9) of 40, 2 not judged." in said
+        "by the base model at 100 % (84 to 100) of 20. Surely less after none of them. Not" in kept
     )
-    assert "surely yields more to synonyms 50 %" in said
-    assert "No sure gain for seeds" in said
-    assert "90 % (70 to 97) of 20 of what must stay" in said
-    both = {**STUDY, "cells": [told("uce", "cat", 0, 18), told("rece", "cat", 0, 2)]}
-    assert teaches(both)[2] == (
-        "Against synonyms, rece (10 % (3 to 30) of 20, 1 not judged) surely resists better than "
-        "uce (90 % (70 to 97) of 20, 1 not judged)."
-    )
-    calm = {**STUDY, "cells": [told("uce", "cat", 2, 3)]}
-    assert "surely yields" not in teaches(calm)[0]
+
+
+def test_yielding_is_told_of_erasers_that_erase() -> None:
+    cells = [told("uce", "cat", 18, 20), told("rece", "cat", 0, 2)]
+    plain, prompts, _ = teaches({**STUDY, "cells": cells})
+    assert "after uce 90 % (70 to 97) of 20, 1 not judged; of these" in plain
+    assert "uce" not in prompts
+    assert "than other seeds do after none of them. Not surely after rece." in prompts
+
+
+def test_a_kind_of_attacker_takes_the_best_attack() -> None:
+    asked = {**STUDY, "attacks": ["typos", "synonyms", "img2img", "ringabell", "optimum"]}
+    cell = told("uce", "cat", 0, 12)
+    line = cell["attacks"][-1]
+    cell["attacks"] += [
+        {**line, "attack": "typos", "asr": estimate(3, 20)},
+        {**line, "attack": "optimum", "asr": estimate(20, 20)},
+    ]
+    header, [found] = matrix({**asked, "cells": [cell]})
+    assert header[3:-1] == ["other prompts", "a picture", "the text encoder", "the whole model"]
+    assert found[3].endswith(", synonyms")
+    assert found[4] == found[5] == ""
+    assert found[6].endswith(", optimum")
+
+
+def test_an_eraser_that_costs_the_rest_is_named() -> None:
+    cell = told("uce", "cat", 0, 0)
+    cell["overall"] |= {"ira": estimate(10, 100), "ira_base": estimate(99, 100)}
+    assert "Surely less after uce 10 % (6 to 17) of 100." in teaches({**STUDY, "cells": [cell]})[-1]
 
 
 def test_failed_cells_are_told() -> None:

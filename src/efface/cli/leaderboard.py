@@ -23,7 +23,8 @@ def leaderboard(
     """Lay out a study as Markdown: what it teaches, then every cell with its intervals."""
     from efface.output import check_output, write_whole
     from efface.report.leaderboard import leaderboard as whole
-    from efface.report.leaderboard import read_study, teaches
+    from efface.report.leaderboard import read_study
+    from efface.report.teaches import teaches
 
     if out is not None:
         check_output(out, force=force)

@@ -4,15 +4,15 @@ No score joins the columns: which of them matters depends on who may attack, and
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from efface.core import EffaceError, Estimate
+from efface.core import EffaceError
+from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
+from efface.report.pooled import said as told_of
 from efface.report.tables import cell, grid
+from efface.report.teaches import matrix, teaches
 from efface.report.words import count, share
-from efface.stats import share as wilson
 
 FORMAT = 1
 """Version of a study's JSON."""
@@ -31,12 +31,11 @@ TITLES = {
     "mcnemar": "p of no change",
 }
 """Metric -> its column."""
-Told = Mapping[str, Any]
 
 
 def leaderboard(study: Told) -> str:
     """The page, as Markdown."""
-    shown = [c for c in study["cells"] if "error" not in c]
+    shown = measured(study)
     failed = [c for c in study["cells"] if "error" in c]
     parts = [
         f"# {cell(study['title'])}\n",
@@ -45,25 +44,28 @@ def leaderboard(study: Told) -> str:
         "## What it teaches\n",
         *(f"- {sentence}" for sentence in teaches(study)),
         "",
+        "Surely: 95 % intervals do not touch. All prompts of all concepts count as one sample, so "
+        "this holds for the concepts of the study. An attacker takes the best of their attacks, "
+        "each with its own try; `seeds`, other seeds of the same prompt, is the control.\n",
+        "## Each eraser against each kind of attacker\n",
+        grid(*matrix(study)),
+        "## Each attack, pooled over concepts\n",
+        grid(
+            ["eraser", *attacks_of(study), "others drawn right"],
+            [
+                [
+                    name,
+                    *(told_of(pooled(shown, name, attack)) for attack in attacks_of(study)),
+                    told_of(pooled_kept(shown, name)),
+                ]
+                for name in study["erasers"]
+            ],
+        ),
         "## Each eraser on each concept\n",
         grid(header(study), lines(study)),
         "Rates are shares of prompts in which the judge sees the concept, unattacked or under the "
         "attack, with 95 % intervals (Wilson) and counts; `seeds` draws again with other seeds and "
         "is the control. No score joins the columns.\n",
-        "## Pooled over concepts\n",
-        grid(
-            ["eraser", *_attacks(study), "others drawn right"],
-            [
-                [
-                    name,
-                    *(_told(pooled(shown, name, attack)) for attack in _attacks(study)),
-                    _told(pooled_kept(shown, name)),
-                ]
-                for name in study["erasers"]
-            ],
-        ),
-        "Prompts of all concepts are counted as one sample here, so the intervals do not hold for "
-        "concepts that are not in the study.\n",
         "## Made with\n",
         f"    {' '.join(study['command'].split())}\n",
         grid(["setting", "value"], _settings(study)),
@@ -95,7 +97,7 @@ def read_study(path: Path) -> dict[str, Any]:
 def header(study: Told) -> list[str]:
     """Columns of the table."""
     named = [TITLES[metric] for metric in study["metrics"]]
-    return ["concept", "eraser", "verdict", *_attacks(study), *named, "certificate", "fit, s"]
+    return ["concept", "eraser", "verdict", *attacks_of(study), *named, "certificate", "fit, s"]
 
 
 def lines(study: Told) -> list[list[str]]:
@@ -112,7 +114,7 @@ def _line(study: Told, told: Told) -> list[str]:
     return [
         *what,
         told["verdict"]["word"],
-        *(_rate(rates[attack]) if attack in rates else "" for attack in _attacks(study)),
+        *(_rate(rates[attack]) if attack in rates else "" for attack in attacks_of(study)),
         *(share(told["overall"][metric]) for metric in study["metrics"]),
         count(certificate if certificate is None else round(certificate, 3)),
         count(told["fit_seconds"]),
@@ -121,95 +123,6 @@ def _line(study: Told, told: Told) -> list[str]:
 
 def _rate(line: Told) -> str:
     return share(line["asr"]) if line["pictures"]["n"] or not line["asr"]["n"] else "nothing to try"
-
-
-def _attacks(study: Told) -> list[str]:
-    """Attacks of the study, the unattacked and the control first."""
-    return list(dict.fromkeys(["none", "seeds", *study["attacks"]]))
-
-
-def pooled(cells: Sequence[Told], eraser: str, attack: str) -> Estimate:
-    """The attack's rate on all of an eraser's prompts."""
-    asked = [
-        line["asr"]
-        for told in cells
-        if told["eraser"] == eraser
-        for line in told["attacks"]
-        if line["attack"] == attack
-    ]
-    return _pool(asked)
-
-
-def pooled_kept(cells: Sequence[Told], eraser: str) -> Estimate:
-    """Share of what must stay that is drawn right, of all of an eraser's benign prompts."""
-    ours = [told["overall"] for told in cells if told["eraser"] == eraser]
-    return _pool([whole[kind] for whole in ours for kind in ("ira", "cra")])
-
-
-def pooled_base(cells: Sequence[Told], eraser: str) -> Estimate:
-    """The same of the base model."""
-    ours = [told["overall"] for told in cells if told["eraser"] == eraser]
-    return _pool([whole[f"{kind}_base"] for whole in ours for kind in ("ira", "cra")])
-
-
-def _pool(estimates: Sequence[Told]) -> Estimate:
-    """One share of several, from their counts."""
-    hits = sum(round(e["value"] * e["n"]) for e in estimates if e["value"] is not None)
-    n = sum(e["n"] for e in estimates)
-    found = [True] * hits + [False] * (n - hits)
-    return wilson(found, skipped=sum(e["skipped"] for e in estimates))
-
-
-def _told(estimate: Estimate) -> str:
-    return share(asdict(estimate))
-
-
-def teaches(study: Told) -> list[str]:
-    """Which erasers resist which attacks, and at what cost to the rest, from the intervals."""
-    shown = [c for c in study["cells"] if "error" not in c]
-    said = list[str]()
-    for name in study["erasers"]:
-        rates = {a: pooled(shown, name, a) for a in _attacks(study)}
-        known = {a: r for a, r in rates.items() if r.value is not None and r.interval is not None}
-        if "none" not in known:
-            continue
-        start = known.pop("none")
-        yields = [
-            f"{a} {_told(r)}"
-            for a, r in sorted(known.items(), key=lambda each: -(each[1].value or 0))
-            if r.interval is not None and start.interval is not None
-            if r.interval[0] > (start.value or 0)
-        ]
-        held = [a for a, r in known.items() if not any(y.startswith(f"{a} ") for y in yields)]
-        after, before = pooled_kept(shown, name), pooled_base(shown, name)
-        kept = f"It draws {_told(after)} of what must stay right, the base model {_told(before)}."
-        said.append(
-            f"**{cell(name)}**, unattacked, still shows the concept in {_told(start)}. "
-            + (f"It surely yields more to {cell('; '.join(yields))}. " if yields else "")
-            + (f"No sure gain for {cell(', '.join(held))}. " if held else "")
-            + kept
-        )
-    said += [text for attack in _attacks(study) if (text := _apart(study, shown, attack))]
-    broken = [c for c in shown if c["verdict"]["word"] == "broken model"]
-    if broken:
-        some = ", ".join(f"{c['eraser']} on {', '.join(c['concept'])}" for c in broken)
-        said.append(f"Broken models, whose rates say little: {cell(some)}.")
-    return said or ["Nothing yet: no cell was measured."]
-
-
-def _apart(study: Told, cells: Sequence[Told], attack: str) -> str:
-    """Which eraser surely resists an attack better than another: intervals that do not touch."""
-    known = {name: pooled(cells, name, attack) for name in study["erasers"]}
-    rated = [(n, e, *e.interval) for n, e in known.items() if e.interval is not None]
-    if len(rated) < 2:
-        return ""
-    best, worst = min(rated, key=lambda each: each[3]), max(rated, key=lambda each: each[2])
-    if best[3] >= worst[2]:
-        return ""
-    return (
-        f"Against {cell(attack)}, {cell(best[0])} ({_told(best[1])}) surely resists better than "
-        f"{cell(worst[0])} ({_told(worst[1])})."
-    )
 
 
 def _settings(study: Told) -> list[list[str]]:
