@@ -30,7 +30,7 @@ UP, DOWN = " up", " down"
 """What names B and A of a matrix."""
 
 
-class Lesson(NamedTuple):
+class Taught(NamedTuple):
     """What is learnt."""
 
     latents: Float[Tensor, "n c h w"]
@@ -74,22 +74,23 @@ def merged(denoiser: Denoiser, weights: Weights) -> dict[str, Tensor]:
     }
 
 
-def learnt(model: Backbone, lesson: Lesson, course: Course) -> list[Path]:
+def learnt(model: Backbone, taught: Taught, course: Course) -> list[Path]:
     """The LoRA's file at each stop, from the cache if the same was learnt before."""
     denoiser, rng = model.denoiser(), Generator().manual_seed(course.seed)
-    said = say(model, lesson.prompts)
-    key = _key(denoiser, said, lesson, course)
+    said = say(model, taught.prompts)
+    key = _key(denoiser, said, taught, course)
     kept = {stop: cache_folder() / f"lora-{key}-{stop}.safetensors" for stop in course.stops}
     if all(path.exists() for path in kept.values()):
         return list(kept.values())
-    which = spread(len(lesson.latents), len(lesson.prompts))
+    which = spread(len(taught.latents), len(taught.prompts))
+    whole = "-".join(map(str, course.stops))
 
     def loss(weights: Weights, step: int, rng: Generator) -> Tensor:
         if step in kept:
             _keep(kept[step], weights)
-        picks = torch.randint(len(lesson.latents), (course.batch,), generator=rng)
+        picks = torch.randint(len(taught.latents), (course.batch,), generator=rng)
         times = denoiser.noise.anywhen(course.batch, rng)
-        seen = noised(denoiser, lesson.latents[picks], times, rng)
+        seen = noised(denoiser, taught.latents[picks], times, rng)
         under = said_by(said, which[picks])
         return misfit(denoiser, seen, under, merged(denoiser, weights)).mean()
 
@@ -100,7 +101,7 @@ def learnt(model: Backbone, lesson: Lesson, course: Course) -> list[Path]:
         rate=course.rate,
         rng=rng,
         on_step=_quiet,
-        standing=Standing(cache_folder() / f"run-lora-{key}.safetensors"),
+        standing=Standing(cache_folder() / f"run-lora-{key}-{whole}.safetensors"),
     )
     _keep(kept[course.stops[-1]], trained.weights)
     return list(kept.values())
@@ -112,13 +113,13 @@ def _keep(path: Path, weights: Weights) -> None:
     Standing(path).write(diffusers_form(factors), {})
 
 
-def _key(denoiser: Denoiser, said: Said, lesson: Lesson, course: Course) -> str:
+def _key(denoiser: Denoiser, said: Said, taught: Taught, course: Course) -> str:
     """Tells trainings apart, except for how long they are."""
-    told = json.dumps([digest(denoiser), list(lesson.prompts), *course[1:]])
+    told = json.dumps([digest(denoiser), list(taught.prompts), *course[1:]])
     asked = hashlib.sha256(told.encode())
     for encoded in said.values():
         asked.update(encoded.states.detach().cpu().numpy().tobytes())
-    asked.update(lesson.latents.detach().cpu().numpy().tobytes())
+    asked.update(taught.latents.detach().cpu().numpy().tobytes())
     return asked.hexdigest()[:24]
 
 

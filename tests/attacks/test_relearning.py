@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from efface import relearn
-from efface.attacks.relearning import Pair, Relearning, lesson, trained
+from efface.attacks.relearning import Pair, Relearning, taught, trained
 from efface.backbones.learnt import edits_of
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, draw, load_pipeline
@@ -23,7 +23,7 @@ from efface.gates.adapter import begun as adapter
 from efface.likeness import misfit, noised
 from efface.moments import said_by, say, spread
 from efface.patch import Patch
-from efface.relearn import Course, Lesson, learnt, merged
+from efface.relearn import Course, Taught, learnt, merged
 from efface.run import Scene, drive
 from efface.store import Store, open_store
 from efface.train import Standing
@@ -64,7 +64,7 @@ def changed(pipe: DiffusionPipeline, either: Model, request: pytest.FixtureReque
     return either if request.param == "either" else open_pipeline(beside(pipe, 0), frozen=True)
 
 
-def loss(model: Model, of: Lesson, weights: dict[str, Tensor]) -> float:
+def loss(model: Model, of: Taught, weights: dict[str, Tensor]) -> float:
     """On the pictures that were learnt, at noise that was not."""
     denoiser, said = model.denoiser(), say(model, of.prompts)
     which = spread(len(of.latents), len(of.prompts)).repeat_interleave(8)
@@ -86,7 +86,7 @@ def weights_of(model: Model, file: Path) -> dict[str, Tensor]:
 
 def test_pictures_are_learnt(changed: Model, base: Model) -> None:
     files = trained(SHORT, Pair(changed, base), CONCEPT)
-    of = lesson(SHORT, Pair(changed, base), CONCEPT)
+    of = taught(SHORT, Pair(changed, base), CONCEPT)
     losses = [loss(changed, of, {}), *(loss(changed, of, weights_of(changed, f)) for f in files)]
     assert losses[3] < losses[2] < losses[0]
     assert losses[3] < 0.9 * losses[0]
@@ -189,6 +189,7 @@ def test_killed_it_goes_on_with_the_same_bits(
         with pytest.raises(Killed):
             trained(SHORT, Pair(erased, base), CONCEPT)
     assert len(list((tmp_path / "killed").glob("run-lora-*"))) == 1
+    assert read(trained(replace(SHORT, steps="1 6"), Pair(erased, base), CONCEPT))[1] == whole[1]
     monkeypatch.setattr(relearn, "_quiet", dies)
     found = trained(SHORT, Pair(erased, base), CONCEPT)
     assert read(found) == whole
@@ -223,16 +224,16 @@ def test_half_precision_is_trained_in_full(tiny: Path, base: Model) -> None:
     rough = open_pipeline(pipe, frozen=True)
     files = trained(SHORT, Pair(rough, base), CONCEPT)
     assert {tensor.dtype for tensor in load_file(files[-1]).values()} == {torch.float32}
-    of = lesson(SHORT, Pair(rough, base), CONCEPT)
+    of = taught(SHORT, Pair(rough, base), CONCEPT)
     assert loss(rough, of, weights_of(rough, files[-1])) < 0.9 * loss(rough, of, {})
     assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
 
 
 def test_the_controls_learn_another_thing(base: Model, erased: Model) -> None:
     models = Pair(erased, base)
-    own = lesson(SHORT, models, CONCEPT)
-    itself = lesson(replace(SHORT, of="dog"), models, CONCEPT)
-    renamed = lesson(replace(SHORT, of="dog", called="concept"), models, CONCEPT)
+    own = taught(SHORT, models, CONCEPT)
+    itself = taught(replace(SHORT, of="dog"), models, CONCEPT)
+    renamed = taught(replace(SHORT, of="dog", called="concept"), models, CONCEPT)
     assert own.prompts == renamed.prompts == ["cat", "a cat", "a picture of a cat"]
     assert itself.prompts == ["dog", "a dog", "a picture of a dog"]
     assert torch.equal(itself.latents, renamed.latents)
@@ -243,7 +244,7 @@ def test_the_controls_learn_another_thing(base: Model, erased: Model) -> None:
 def test_pictures_of_the_users(base: Model, erased: Model, tmp_path: Path) -> None:
     for i in range(2):
         Image.linear_gradient("L").rotate(90 * i).convert("RGB").save(tmp_path / f"{i}.png")
-    seen = lesson(replace(SHORT, pictures=str(tmp_path)), Pair(erased, base), CONCEPT)
+    seen = taught(replace(SHORT, pictures=str(tmp_path)), Pair(erased, base), CONCEPT)
     assert len(seen.latents) == 2
     assert not torch.allclose(seen.latents[0], seen.latents[1])
     assert seen.prompts == ["cat", "a cat", "a picture of a cat"]
@@ -256,7 +257,7 @@ def test_every_family_learns(name: str, tmp_path: Path) -> None:
     pipe = load_pipeline(str(build_family(name, tmp_path / name)))
     model = open_pipeline(pipe, frozen=True)
     rng = Generator().manual_seed(0)
-    of = Lesson(torch.randn(2, *model.denoiser().shape, generator=rng), ["a cat"])
+    of = Taught(torch.randn(2, *model.denoiser().shape, generator=rng), ["a cat"])
     [file] = learnt(model, of, Course([30], 4, 0.01, 2, 0))
     assert loss(model, of, weights_of(model, file)) < loss(model, of, {})
     [one], [other] = (draw(pipe, [replace(CASE, learnt=f)], quiet) for f in (file, None))

@@ -30,7 +30,7 @@ from efface.core import Case, Concept, EffaceError, Verdict
 from efface.moments import remembered, say, spread
 from efface.phrases import PHRASINGS, judged
 from efface.picture_files import open_pictures
-from efface.relearn import Course, Lesson, learnt
+from efface.relearn import Course, Taught, learnt
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ class Pair(NamedTuple):
 def trained(asked: Relearning, models: Pair, concept: Concept) -> list[Path]:
     """The LoRA's files, one a number of steps."""
     course = Course(asked.stops(), asked.rank, asked.rate, asked.batch, asked.seed)
-    return learnt(models.erased, lesson(asked, models, concept), course)
+    return learnt(models.erased, taught(asked, models, concept), course)
 
 
-def lesson(asked: Relearning, models: Pair, concept: Concept) -> Lesson:
+def taught(asked: Relearning, models: Pair, concept: Concept) -> Taught:
     """Pictures, a user's or the base's, and what they are learnt as."""
     erased, base = models
     shown = concept if asked.of is None else Concept(asked.of, (asked.of,))
     named = concept if asked.called == "concept" else shown
     if asked.pictures is not None:
         latents = erased.denoiser().latents(open_pictures(Path(asked.pictures)))
-        return Lesson(latents, [phrasing.format(named.erase[0]) for phrasing in PHRASINGS])
+        return Taught(latents, [phrasing.format(named.erase[0]) for phrasing in PHRASINGS])
     said = [phrase for phrase, _ in judged(shown)]
     drawn = remembered(
         base.denoiser(),
@@ -116,7 +116,7 @@ def lesson(asked: Relearning, models: Pair, concept: Concept) -> Lesson:
         seed=asked.seed,
         on_step=_quiet,
     )
-    return Lesson(drawn.ends.to(erased.denoiser().device), [phrase for phrase, _ in judged(named)])
+    return Taught(drawn.ends.to(erased.denoiser().device), [phrase for phrase, _ in judged(named)])
 
 
 def _quiet(what: str, step: int, of: int) -> None:
@@ -124,7 +124,7 @@ def _quiet(what: str, step: int, of: int) -> None:
 
 
 PRESETS = {
-    "small": Relearning(steps="10 20 40 80"),
-    "medium": Relearning(steps="10 20 40 80 160 300"),
-    "paper": Relearning(steps="100 300"),
+    "small": Relearning(steps="5 10 20 40 80"),
+    "medium": Relearning(steps="5 10 20 40 80 160 300"),
+    "paper": Relearning(rate=1e-4),
 }
