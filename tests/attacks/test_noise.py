@@ -127,6 +127,12 @@ def test_a_batch_is_drawn_as_one_by_one(pipe: DiffusionPipeline) -> None:
         assert np.abs(one - picture(pipe, case)).max() <= 1
 
 
+def test_cases_of_other_noise_are_drawn_apart(pipe: DiffusionPipeline) -> None:
+    cases = [CASE, *(replace(CASE, churn=1.5, churn_scale=scale) for scale in (1.0, 1.5))]
+    for one, case in zip(draw(pipe, cases, quiet), cases, strict=True):
+        assert np.array_equal(np.asarray(one, int), picture(pipe, case))
+
+
 def test_more_noise_is_another_picture(pipe: DiffusionPipeline) -> None:
     drawn = [
         picture(pipe, replace(CASE, churn=amount, churn_scale=scale))

@@ -110,6 +110,16 @@ def test_what_is_drawn_is_what_was_trained(changed: Model, base: Model) -> None:
     assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() > 1
 
 
+def test_cases_of_other_weights_are_drawn_apart(erased: Model, base: Model) -> None:
+    files = trained(SHORT, Pair(erased, base), CONCEPT)
+    pipe = erased.pipe
+    assert pipe is not None
+    cases = [replace(CASE, learnt=file) for file in (None, *files)]
+    together = [p.tobytes() for p in draw(pipe, cases, quiet)]
+    assert together == [draw(pipe, [case], quiet)[0].tobytes() for case in cases]
+    assert len(set(together)) == 4
+
+
 def test_untrained_it_draws_the_same_picture(changed: Model, tmp_path: Path) -> None:
     start = relearn.begun(changed.denoiser(), 4, Generator())
     relearn._keep(tmp_path / "start.safetensors", start)

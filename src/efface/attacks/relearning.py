@@ -1,15 +1,15 @@
 """Relearning: a small LoRA trained on the erased model on a few pictures, then the prompts as is.
 
 "Erased or Dormant? Rethinking Concept Erasure Through Reversibility" (arXiv:2505.16174), its probe
-by few-shot personalisation: who holds the weights may train them, and the sooner the concept is
-back, the more of it was left. The LoRA is trained once a concept; each query draws the root as it
-was, with the LoRA as it stood after so many steps, so the query that hits tells the steps to
-recovery.
+by few-shot personalisation: who holds the weights may train them. The LoRA is trained once a
+concept; each query draws the root as it was, with the LoRA as it stood after so many steps, so the
+query that hits tells the steps to recovery.
 
 **It adds parameters, so it teaches what the model never knew, in time.** Two controls, of as many
 pictures and steps: another thing learnt as itself (`of`), which shows what any training brings
 back (arXiv:2410.08074); and another thing learnt under the concept's name (`called`), which shows
-how soon anything is taught there. The concept was still there as far as it is back sooner.
+how soon anything that the model can draw is taught there. A concept that is back sooner still hung
+on its name; one that is not may be drawable all the same.
 
 Deviations from the authors' code: theirs was not seen; rank, pictures and steps are ours. Without
 `pictures` the base model draws them, each learnt under the phrase that it was drawn for. What the
