@@ -73,6 +73,12 @@ class Case:
     """Sides of the central part of `start` that is drawn anew, as a share of its; 0: no part."""
     handed: int = 0
     """First steps, which the base model draws before the model goes on."""
+    churn: float = 0.0
+    """Fresh noise at every step, in parts of DDPM's (η); 0: the model's own sampler."""
+    churn_scale: float = 1.0
+    """What fresh noise is multiplied by."""
+    learnt: Path | None = None
+    """LoRA of the denoiser that is put on the model before it draws."""
     spent: int = 0
     """Denoiser calls, forward or back, that an attack made to find it since the case before."""
 

@@ -4,6 +4,7 @@ x_t = α x₀ + σ ε at a time t, and |f(x_t, t, rows) − target|² in what th
 noise where it predicts noise, v or the flow where it predicts these.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.backbone import Denoiser
-from efface.core import Case, EffaceError, Said
+from efface.core import NO_WEIGHTS, Case, EffaceError, Said
 from efface.picture_files import open_picture
 
 
@@ -38,9 +39,11 @@ def noised(
     return Noised(alpha * clean + sigma * noise, times, output)
 
 
-def misfit(denoiser: Denoiser, seen: Noised, said: Said) -> Float[Tensor, "n"]:
-    """Mean squared error of each; differentiable in the rows said."""
-    off = denoiser.predict(seen.latents, seen.times, said) - seen.output
+def misfit(
+    denoiser: Denoiser, seen: Noised, said: Said, weights: Mapping[str, Tensor] = NO_WEIGHTS
+) -> Float[Tensor, "n"]:
+    """Mean squared error of each; differentiable in the rows said and in `weights`."""
+    off = denoiser.predict(seen.latents, seen.times, said, weights) - seen.output
     return off.square().flatten(1).mean(1)
 
 

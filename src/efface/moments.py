@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from efface.backbone import Backbone, Denoiser
 from efface.backbones.gram import cache_folder
+from efface.backbones.listen import standing
 from efface.core import NO_WEIGHTS, Encoded, OnStep, Said
 from efface.output import write_whole
 from efface.tokens import together
@@ -175,9 +176,21 @@ def _remember(path: Path, drawn: Moments) -> None:
 
 
 def digest(denoiser: Denoiser) -> str:
-    """Tells denoisers apart: a hash of every tensor's sum and sum of squares, and of the noise."""
+    """Tells denoisers apart: a hash of every tensor's sum and sum of squares, and of the noise.
+
+    The tensors of networks that stand in it (gates) count too.
+    """
     told = hashlib.sha256(denoiser.noise.key.encode())
-    for name in denoiser.names():
-        weight = denoiser.weight(name).detach().double()
+    gated = ((name, standing(module)) for name, module in denoiser.module.named_modules())
+    beside = [
+        (f"{name} {i}", tensor)
+        for name, found in gated
+        if found is not None
+        for i, network in enumerate(found[1].networks)
+        if isinstance(network, nn.Module)
+        for tensor in network.state_dict().values()
+    ]
+    for name, tensor in [*((n, denoiser.weight(n)) for n in denoiser.names()), *beside]:
+        weight = tensor.detach().double()
         told.update(f"{name} {weight.sum().item()!r} {weight.square().sum().item()!r}".encode())
     return told.hexdigest()[:16]

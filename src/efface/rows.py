@@ -117,6 +117,8 @@ def tell_case(folder: Path, case: Case) -> dict[str, Any]:
         ).as_posix()
     if case.start is not None:
         told["start"] = case.start.as_posix()
+    if case.learnt is not None:
+        told["learnt"] = case.learnt.as_posix()
     if case.size is not None:
         told["size"] = list(case.size)
     return told
@@ -147,8 +149,9 @@ def _case(folder: Path, told: Mapping[str, Any]) -> Case:
     fields = dict(told)
     if fields["embeds"] is not None:
         fields["embeds"] = load_file(folder / fields["embeds"])["embeds"]
-    if fields["start"] is not None:
-        fields["start"] = Path(fields["start"])
+    for name in ("start", "learnt"):
+        if fields.get(name) is not None:
+            fields[name] = Path(fields[name])
     if fields["size"] is not None:
         fields["size"] = tuple(fields["size"])
     return Case(**fields)

@@ -19,7 +19,7 @@ from efface.backbones.between import inside
 from efface.backbones.model import Model
 from efface.backbones.pipeline import Artist, alike, draw, reads_rows
 from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
-from efface.rows import Rows, rounded, tell_case
+from efface.rows import Rows, keep, rounded, tell_case
 from efface.safety import REFUSED, about, refused
 from efface.store import Store
 
@@ -223,16 +223,20 @@ def _artist(model: Model) -> Artist:
 
 
 def _outside(scene: Scene, case: Case) -> Case:
-    """The case with a picture to start from named wherever it is read."""
-    return case if case.start is None else replace(case, start=scene.store.folder / case.start)
+    """The case with its files named wherever they are read."""
+    start, learnt = (f and scene.store.folder / f for f in (case.start, case.learnt))
+    return replace(case, start=start, learnt=learnt)
 
 
 def _inside(scene: Scene, case: Case) -> Case:
-    """The case with a picture of the run's named within its folder."""
+    """The case with files of the run's named within its folder, where what was trained is kept."""
     folder = scene.store.folder
-    if case.start is None or not case.start.is_relative_to(folder):
-        return case
-    return replace(case, start=case.start.relative_to(folder))
+    if case.start is not None and case.start.is_relative_to(folder):
+        case = replace(case, start=case.start.relative_to(folder))
+    if case.learnt is not None:
+        data = case.learnt.read_bytes()
+        case = replace(case, learnt=keep(folder, "lora", data, "safetensors"))
+    return case
 
 
 def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:

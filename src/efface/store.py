@@ -5,6 +5,7 @@
     base.jsonl     the same for the base model's pictures, which the others are compared with
     pictures/      PNG files named by their content
     embeds/        soft prompts, named likewise
+    lora/          weights that attacks trained, named likewise
     sessions.jsonl what each sitting took; not part of the result
 
 Everything reaches the disk before the next picture is asked for. A process that is killed leaves at
@@ -79,7 +80,8 @@ def open_store(
             told = {**wanted, "named": dict(named), "time": _now()}
             write_whole(path, json.dumps(told, indent=1).encode() + b"\n")
         (folder / "pictures").mkdir(exist_ok=True)
-        (folder / "embeds").mkdir(exist_ok=True)
+        for kind in ("embeds", "lora"):
+            (folder / kind).mkdir(exist_ok=True)
         for left in folder.rglob(".efface-*.tmp"):
             left.unlink()
         store = Store(folder, wanted, lock)

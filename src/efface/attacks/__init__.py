@@ -45,6 +45,7 @@ REGISTRY = {
     "img2img": "efface.attacks.img2img:ImageToImage",
     "inpainting": "efface.attacks.inpainting:Inpainting",
     "completion": "efface.attacks.completion:Completion",
+    "noise": "efface.attacks.noise:Noise",
     "ringabell": "efface.attacks.ringabell:RingABell",
     "optimum": "efface.attacks.optimum:Optimum",
     "nearest": "efface.attacks.nearest:Nearest",
@@ -52,9 +53,10 @@ REGISTRY = {
     "p4d": "efface.attacks.p4d:P4D",
     "inversion": "efface.attacks.inversion:Inversion",
     "unlearndiffatk": "efface.attacks.unlearndiffatk:UnlearnDiffAtk",
+    "relearning": "efface.attacks.relearning:Relearning",
 }
 """Attack name -> module:class."""
-SEARCHES = ("gcg", "p4d", "inversion", "unlearndiffatk")
+SEARCHES = ("gcg", "p4d", "inversion", "unlearndiffatk", "relearning")
 """Those that follow gradients, minutes a concept: the small budget leaves them to who asks."""
 
 _ALL = Registry[Attack]("attack", "efface.attacks", REGISTRY)

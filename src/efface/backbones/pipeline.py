@@ -3,6 +3,8 @@
 import copy
 import inspect
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +14,14 @@ from torch import Tensor
 
 from efface.backbones.between import Change, begin, put_back, take_over
 from efface.backbones.checkpoint import DAMAGE, Checkpoint, check_drawable, resolve
+from efface.backbones.churn import Churn, churned
 from efface.backbones.denoiser import uncompiled
 from efface.backbones.gated import attach, check_gates
+from efface.backbones.learnt import edits_of
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
 from efface.backbones.speaker import spoken
-from efface.core import Case, EffaceError, OnStep
+from efface.core import Case, Concept, EffaceError, OnStep
 from efface.patch import Patch
 
 Say = Callable[[Sequence[str]], Tensor]
@@ -70,7 +74,8 @@ def alike(case: Case) -> Hashable:
     """Cases of equal answers can be drawn in one batch."""
     rows = None if case.embeds is None else len(case.embeds)
     started = None if case.start is None else case.strength
-    return case.steps, case.guidance, rows, started, case.size, case.hole, case.handed
+    how = case.hole, case.handed, case.churn, case.churn_scale, case.learnt
+    return case.steps, case.guidance, rows, started, case.size, *how
 
 
 def draw(
@@ -94,12 +99,16 @@ def draw(
     for members in groups.values():
         for chunk in (members[i : i + batch] for i in range(0, len(members), batch)):
             some = [cases[i] for i in chunk]
-            artist, given = _order(pipe, some, say)
-            change = _change(pipe, some, base)
+            model = pipe if some[0].learnt is None else _with(pipe, some[0].learnt)
+            artist, given = _order(model, some, say)
+            change, steps = _change(model, some, base), _steps(some)
+            if some[0].churn:
+                churn = Churn(some[0].churn, some[0].churn_scale, steps["generator"])
+                artist = churned(artist, churn)
             with torch.no_grad():
                 drawn = artist(
                     **given,
-                    **_steps(some),
+                    **steps,
                     callback_on_step_end=_reporter(on_step, done, len(chunk), total, change),
                 ).images
             for i, picture in zip(chunk, drawn, strict=True):
@@ -127,6 +136,8 @@ def _change(pipe: DiffusionPipeline, cases: Sequence[Case], base: Artist | None)
         return None
     if base is None:
         raise EffaceError("no base model is there to draw the first steps")
+    if cases[0].churn:
+        raise EffaceError("a drawing that the base model begins goes on with its own sampler")
     artist, given = _order(base.pipe, cases, base.say)
     return take_over(begin(artist, steps, **given, **_steps(cases)), steps)
 
@@ -244,6 +255,13 @@ def apply(pipe: DiffusionPipeline, *patches: Patch) -> DiffusionPipeline:
             setattr(erased, name, _view(getattr(pipe, name)))
     attach(erased, open_pipeline(erased), gates)
     return erased
+
+
+@lru_cache(maxsize=1)
+def _with(pipe: DiffusionPipeline, learnt: Path) -> DiffusionPipeline:
+    """A view of `pipe` with a LoRA put on."""
+    base = open_pipeline(pipe).fingerprint
+    return apply(pipe, Patch(Concept("", ("",)), {}, base, edits=edits_of(learnt)))
 
 
 def _view(module: torch.nn.Module) -> torch.nn.Module:
