@@ -5,6 +5,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from efface.core import EffaceError
 
 
@@ -33,6 +35,18 @@ def check_folder(folder: Path) -> None:
         raise EffaceError(
             f"{folder} cannot be written to ({error.strerror}): choose another folder"
         ) from error
+
+
+def hold(folder: Path, what: str) -> FileLock:
+    """Take a folder for this process alone until the lock is released; `what` writes into it."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise EffaceError(
+            f"another {what} is writing into {folder}: wait for it, or name another folder"
+        ) from None
+    return lock
 
 
 def write_whole(path: Path, data: bytes) -> None:

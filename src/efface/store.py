@@ -19,12 +19,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL.Image import Image
 
 from efface.core import EffaceError, Row
 from efface.grid import png
-from efface.output import check_folder, write_whole
+from efface.output import check_folder, hold, write_whole
 from efface.rows import Rows, keep
 
 FORMAT = 1
@@ -64,13 +64,7 @@ def open_store(
     _check_place(folder)
     folder.mkdir(exist_ok=True)
     check_folder(folder)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise EffaceError(
-            f"another audit is writing into {folder}: wait for it, or name another folder"
-        ) from None
+    lock = hold(folder, "audit")
     try:
         wanted = json.loads(json.dumps({"format": FORMAT, **story}))
         path = folder / "run.json"

@@ -1,15 +1,18 @@
 """A study: erasers x concepts x attacks, each cell an audit, as a TOML file asks for it.
 
-Cells run one after another. What is done stays done: a patch is loaded, an audit is resumed. A cell
-that fails is a row with its error, and is tried again the next time.
+Cells do not depend on each other, so they run in turn or many at once (`workers`). What is done
+stays done: a patch is loaded, an audit is resumed. A cell that fails is a row with its error, and
+is tried again the next time.
 """
 
 import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +20,11 @@ from efface.api import erase, pipeline
 from efface.audit import Settings, audit
 from efface.backbones.local import placed
 from efface.core import EffaceError, OnStep
-from efface.output import check_folder, write_whole
+from efface.output import check_folder, hold, write_whole
 from efface.report.evidence import gather
 from efface.report.leaderboard import FORMAT
 from efface.study_file import Study, said_by
+from efface.workers import Lost, Schedule, in_turn
 
 
 class Cell(NamedTuple):
@@ -47,7 +51,9 @@ UNSAID = ("title", "note", "concepts", "erasers", "metrics")
 """What the numbers of one cell do not depend on."""
 
 
-def run(study: Study, out: Path, command: str, on_step: OnStep) -> dict[str, Any]:
+def run(
+    study: Study, out: Path, command: str, on_step: OnStep, schedule: Schedule = in_turn
+) -> dict[str, Any]:
     """Run what is not done yet; answers, and writes to `out`/study.json, all that was found.
 
     `command` is what asked for it, kept beside the figures.
@@ -55,33 +61,64 @@ def run(study: Study, out: Path, command: str, on_step: OnStep) -> dict[str, Any
     study.check_files()
     check_folder(out.absolute().parent)
     out.mkdir(exist_ok=True)
-    todo, done = list(cells(study, out)), list[Mapping[str, Any]]()
-    whole: dict[str, Any] = {}
-    for i, cell in enumerate(todo):
-        on_step(f"{cell.eraser}: {', '.join(cell.phrases)}", i, len(todo))
-        done.append(_run_cell(study, cell, on_step))
-        whole = {
-            "format": FORMAT,
-            "command": command,
-            **{f.name: getattr(study, f.name) for f in fields(Study)},
-            "cells": done,
-            "unfinished": len(todo) - len(done),
-        }
-        write_whole(out / "study.json", json.dumps(whole, indent=1).encode() + b"\n")
+    lock = hold(out, "study")
+    try:
+        todo = list(cells(study, out))
+        before = [_known(cell).get("found") for cell in todo]
+        rows = [found and _row(cell, found) for cell, found in zip(todo, before, strict=True)]
+        left = [i for i, row in enumerate(rows) if row is None]
+        whole = _write(study, out, command, rows)
+        work = partial(_run_cell, study)
+        with closing(schedule(work, [todo[i] for i in left], on_step)) as found:
+            for i, row in found:
+                cell = todo[left[i]]
+                if isinstance(row, Lost):
+                    row = _row(cell, {"error": row.reason})
+                rows[left[i]] = row
+                whole = _write(study, out, command, rows)
+                on_step("cells", len(todo) - whole["unfinished"], len(todo))
+    finally:
+        lock.release()
     return whole
 
 
-def _run_cell(study: Study, cell: Cell, on_step: OnStep) -> dict[str, Any]:
-    """What one cell found, or its error."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
+def _write(
+    study: Study, out: Path, command: str, rows: Sequence[Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """The study so far; rows stand in the order in which the study names them."""
+    done = [row for row in rows if row is not None]
+    whole: dict[str, Any] = {
+        "format": FORMAT,
+        "command": command,
+        **{f.name: getattr(study, f.name) for f in fields(Study)},
+        "cells": done,
+        "unfinished": len(rows) - len(done),
+    }
+    write_whole(out / "study.json", json.dumps(whole, indent=1).encode() + b"\n")
+    return whole
+
+
+def _known(cell: Cell) -> dict[str, Any]:
+    """What earlier calls left of a cell."""
     record = cell.folder / "cell.json"
     known: dict[str, Any] = {"asked": dict(cell.asked)}
     if record.exists():
         known = json.loads(record.read_text())
     if known["asked"] != json.loads(json.dumps(cell.asked)):
         raise EffaceError(f"{cell.folder} was made for other settings: name a new folder with -o")
-    if "found" in known:
-        return {"eraser": cell.eraser, "concept": list(cell.phrases), **known["found"]}
+    return known
+
+
+def _row(cell: Cell, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's line of the table."""
+    return {"eraser": cell.eraser, "concept": list(cell.phrases), **told}
+
+
+def _run_cell(study: Study, cell: Cell, on_step: OnStep) -> dict[str, Any]:
+    """What one cell found, or its error."""
+    on_step(f"{cell.eraser}: {', '.join(cell.phrases)}", 0, 1)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    known, record = _known(cell), cell.folder / "cell.json"
     try:
         known |= {"fit_seconds": _fit(study, cell, known.get("fit_seconds"), on_step)}
         write_whole(record, json.dumps(known, indent=1).encode())
@@ -93,12 +130,11 @@ def _run_cell(study: Study, cell: Cell, on_step: OnStep) -> dict[str, Any]:
         )
         patch, folder = cell.folder / "patch.safetensors", cell.folder / "run"
         audit(study.model, str(patch), folder, asked, on_step)
-        known |= {"found": _found(folder, known["fit_seconds"])}
+        found = _found(folder, known["fit_seconds"])
     except (EffaceError, RuntimeError) as error:  # one cell's failure is not the study's
-        reason = " ".join(f"{error}".split())
-        return {"eraser": cell.eraser, "concept": list(cell.phrases), "error": reason}
-    write_whole(record, json.dumps(known, indent=1).encode())
-    return {"eraser": cell.eraser, "concept": list(cell.phrases), **known["found"]}
+        return _row(cell, {"error": " ".join(f"{error}".split())})
+    write_whole(record, json.dumps(known | {"found": found}, indent=1).encode())
+    return _row(cell, found)
 
 
 AUDITED = (
