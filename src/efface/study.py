@@ -47,8 +47,8 @@ def cells(study: Study, out: Path) -> Iterator[Cell]:
             yield Cell(name, phrases, out / _slug(name) / _slug("-".join(phrases)), asked)
 
 
-UNSAID = ("title", "note", "concepts", "erasers", "metrics")
-"""What the numbers of one cell do not depend on."""
+UNSAID = ("title", "note", "concepts", "erasers", "metrics", "device")
+"""What the numbers of one cell do not depend on, or in their last bits alone."""
 
 
 def run(
@@ -177,6 +177,7 @@ def _found(folder: Path, fit_seconds: float) -> dict[str, Any]:
         "facts": evidence.patch["facts"],
         "settings": evidence.patch["eraser"],
         "fit_seconds": round(fit_seconds, 1),
+        "drawn_on": {name: evidence.run.story[name] for name in ("device", "precision", "torch")},
         "overall": evidence.table["overall"],
         "attacks": evidence.table["attacks"],
         "pictures": evidence.table["pictures"],

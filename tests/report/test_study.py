@@ -74,6 +74,7 @@ def test_from_file_to_table(cli: Cli, tiny: Path, tiny_judge: Path, tmp_path: Pa
     assert [c["eraser"] for c in told["cells"]] == ["uce", "broken"]
     assert told["unfinished"] == 0
     assert told["cells"][0]["attacks"][0]["asr"]["n"] == 2
+    assert told["cells"][0]["drawn_on"]["device"] == "cpu"
     rows = (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns
     assert cli("compare", path, "-o", out, "--json").out == first.out, "what is done stays done"
     assert (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns == rows

@@ -4,6 +4,8 @@ No score joins the columns: which of them matters depends on who may attack, and
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,14 @@ def _rate(line: Told) -> str:
 def _settings(study: Told) -> list[list[str]]:
     names = ("model", "budget", "count", "steps", "guidance", "seed", "detector", "precision")
     told = [[name, str(study[name])] for name in names]
-    return [*told, ["cells", str(len(study["cells"]))], *_methods(study)]
+    return [*told, ["cells", _places(measured(study))], *_methods(study)]
+
+
+def _places(cells: Sequence[Told]) -> str:
+    """How many were drawn on what."""
+    known = Counter(" ".join(c["drawn_on"].values()) for c in cells if "drawn_on" in c)
+    places = [f"{n} on {place}" for place, n in known.most_common()]
+    return ", ".join([str(len(cells)), *places])
 
 
 def _methods(study: Told) -> list[list[str]]:
