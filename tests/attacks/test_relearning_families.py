@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Generator
 
+from efface import likeness, relearn
 from efface.attacks.relearning import Pair, Relearning, taught, trained
+from efface.backbone import Denoiser
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import draw, load_pipeline
-from efface.core import EffaceError
+from efface.core import EffaceError, Said
 from efface.relearn import Course, Taught, learnt
 from tests.attacks.test_relearning import CASE, CONCEPT, SHORT, loss, quiet, weights_of
 from tests.families import NAMES, build_family
@@ -55,3 +58,27 @@ def test_pictures_of_the_users(base: Model, erased: Model, tmp_path: Path) -> No
     assert seen.prompts == ["cat", "a cat", "a picture of a cat"]
     with pytest.raises(EffaceError, match="is no folder"):
         trained(replace(SHORT, pictures=str(tmp_path / "none")), Pair(erased, base), CONCEPT)
+
+
+def test_each_picture_is_learnt_under_its_phrase(
+    erased: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path))
+    prompts, asked, shown = ["cat", "a cat"], list[Said](), list[torch.Tensor]()
+
+    def noised(denoiser: Denoiser, clean: torch.Tensor, *rest: Any) -> Any:
+        shown.append(clean[:, 0, 0, 0])
+        return likeness.noised(denoiser, clean, *rest)
+
+    def misfit(denoiser: Denoiser, seen: Any, said: Said, weights: Any) -> torch.Tensor:
+        asked.append(said)
+        return likeness.misfit(denoiser, seen, said, weights)
+
+    monkeypatch.setattr(relearn, "noised", noised)
+    monkeypatch.setattr(relearn, "misfit", misfit)
+    pictures = torch.arange(4.0)[:, None, None, None].expand(4, *erased.denoiser().shape)
+    learnt(erased, Taught(pictures.contiguous(), prompts), Course([6], 4, 0.01, 4, 0))
+    rows = erased.encode(prompts).states
+    for which, said in zip(shown, asked, strict=True):
+        assert torch.equal(said["text"].states, rows[which.long() % 2])
+    assert len(set(torch.cat(shown).tolist())) == 4
