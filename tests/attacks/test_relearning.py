@@ -23,12 +23,11 @@ from efface.gates.adapter import begun as adapter
 from efface.likeness import misfit, noised
 from efface.moments import said_by, say, spread
 from efface.patch import Patch
-from efface.relearn import Course, Taught, learnt, merged
+from efface.relearn import Taught, merged
 from efface.run import Scene, drive
 from efface.store import Store, open_store
 from efface.train import Standing
 from tests.equal import state
-from tests.families import NAMES, build_family
 
 CONCEPT = Concept("cat", ("cat",), ("dog",), ("house", "tree"))
 SHORT = Relearning(drawings=3, steps="2 6 24", rate=0.03, batch=4)
@@ -139,7 +138,7 @@ def test_gradients_reach_the_lora_alone(changed: Model) -> None:
     said = {k: e for k, e in say(changed, ["a cat"]).items()}
     out = denoiser.predict(torch.randn(1, *denoiser.shape), torch.tensor([500.0]), said,
                            merged(denoiser, leaves))  # fmt: skip
-    out.square().sum().backward()  # type: ignore[no-untyped-call]
+    out.square().sum().backward()
     ups = [w.grad for name, w in leaves.items() if name.endswith(relearn.UP)]
     assert all(grad is not None and grad.abs().max() > 0 for grad in ups)
     assert all(denoiser.weight(name).grad is None for name in denoiser.names())
@@ -249,46 +248,6 @@ def test_the_controls_learn_another_thing(base: Model, erased: Model) -> None:
     assert torch.equal(itself.latents, renamed.latents)
     assert not torch.allclose(own.latents, itself.latents)
     assert own.latents.shape == itself.latents.shape
-
-
-def test_pictures_of_the_users(base: Model, erased: Model, tmp_path: Path) -> None:
-    for i in range(2):
-        Image.linear_gradient("L").rotate(90 * i).convert("RGB").save(tmp_path / f"{i}.png")
-    seen = taught(replace(SHORT, pictures=str(tmp_path)), Pair(erased, base), CONCEPT)
-    assert len(seen.latents) == 2
-    assert not torch.allclose(seen.latents[0], seen.latents[1])
-    assert seen.prompts == ["cat", "a cat", "a picture of a cat"]
-    with pytest.raises(EffaceError, match="is no folder"):
-        trained(replace(SHORT, pictures=str(tmp_path / "none")), Pair(erased, base), CONCEPT)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "flux"])
-def test_every_family_learns(name: str, tmp_path: Path) -> None:
-    pipe = load_pipeline(str(build_family(name, tmp_path / name)))
-    model = open_pipeline(pipe, frozen=True)
-    rng = Generator().manual_seed(0)
-    of = Taught(torch.randn(2, *model.denoiser().shape, generator=rng), ["a cat"])
-    [file] = learnt(model, of, Course([30], 4, 0.01, 2, 0))
-    assert loss(model, of, weights_of(model, file)) < loss(model, of, {})
-    [one], [other] = (draw(pipe, [replace(CASE, learnt=f)], quiet) for f in (file, None))
-    assert one.tobytes() != other.tobytes()
-
-
-def test_flux_is_refused(tmp_path: Path) -> None:
-    model = open_pipeline(load_pipeline(str(build_family("flux", tmp_path / "flux"))), frozen=True)
-    with pytest.raises(EffaceError, match=r"FLUX\.1 was distilled"):
-        next(SHORT.run(model, model, CONCEPT, CASE, Generator()))
-
-
-@pytest.mark.parametrize("steps", ["", "0", "20 10", "10 10", "ten", "-5", "1.5"])
-def test_steps_must_make_sense(steps: str) -> None:
-    with pytest.raises(EffaceError, match="whole numbers above 0, ascending"):
-        Relearning(steps=steps)
-
-
-def test_settings_must_make_sense() -> None:
-    with pytest.raises(EffaceError, match="must be above 0"):
-        Relearning(rank=0)
 
 
 @pytest.fixture
