@@ -6,8 +6,9 @@ creates a tensor on the CPU where the model's device is meant fails here as it w
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 AWAY = torch.device("meta")
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 """Operations that may meet tensors of both devices."""
+PICKS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default)
+"""Operations that take indices of the CPU."""
 
 
 class Elsewhere(Tensor):
@@ -62,7 +65,7 @@ def computed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     away = [isinstance(x, Elsewhere) for x in given]
     wanted = kwargs.get("device")
-    if any(away) and func not in MOVES:
+    if any(away) and func not in MOVES and not (func in PICKS and away[0]):
         for tensor, there in zip(given, away, strict=True):
             if not there and tensor.ndim and tensor.numel():
                 raise RuntimeError(
@@ -91,6 +94,11 @@ def _bare(tensor: Tensor) -> Tensor:
     return tensor if tensor.numel() else torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
+def _autocast(device: str, *args: Any, **settings: Any) -> AbstractContextManager[Any]:
+    """Torch knows no lower precision there."""
+    return nullcontext() if device == AWAY.type else torch.amp.autocast(device, *args, **settings)
+
+
 @contextmanager
 def elsewhere(*modules: nn.Module) -> Iterator[None]:
     """The modules' tensors are on that device while the block runs, and so is what they compute."""
@@ -108,7 +116,7 @@ def elsewhere(*modules: nn.Module) -> Iterator[None]:
             getattr(module, kind)[name] = (
                 nn.Parameter(there, requires_grad=False) if kind == "_parameters" else there
             )
-        with _Factories():  # type: ignore[no-untyped-call]
+        with _Factories(), patch.object(torch, "autocast", _autocast):  # type: ignore[no-untyped-call]
             yield
     finally:
         for module, kind, name, tensor in tensors:

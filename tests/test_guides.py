@@ -55,7 +55,8 @@ def test_it_is_the_pipelines_negative_prompt(name: str, tmp_path: Path) -> None:
 def literal(pipe: Any, guidance: float, eraser: Any) -> Tensor:
     """The paper's loop with γ inside the brackets, on the library's U-Net and scheduler."""
     model = open_pipeline(pipe)
-    empty, prompt, concept = (model.encode([p]).states for p in ("", "a cat", "cat"))
+    said = (model.encode([p]).states for p in ("", "a cat", "cat"))
+    empty, prompt, concept = (states.to(pipe.device) for states in said)
     pipe.scheduler.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8, generator=Generator().manual_seed(0)).to(pipe.device)
     nu = torch.zeros_like(latents)

@@ -126,7 +126,7 @@ def predicted(pipe: DiffusionPipeline, prompt: str) -> Tensor:
     side = unet.config.sample_size
     noise = torch.randn(1, 4, side, side, generator=Generator().manual_seed(0)).to(pipe.device)
     noise = noise.repeat(2, 1, 1, 1)
-    rows = open_pipeline(pipe).encode(["", prompt]).states
+    rows = open_pipeline(pipe).encode(["", prompt]).states.to(pipe.device)
     with torch.no_grad():
         empty, said = unet(noise, 500, encoder_hidden_states=rows, return_dict=False)[0].chunk(2)
     return empty + 2 * (said - empty)
