@@ -6,6 +6,7 @@ that dies is `Lost`, and the others go on. Each piece has a process of its own, 
 the GPU's too, is free after it.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -173,6 +174,7 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
                 address=None if address == "local" else address,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
