@@ -157,6 +157,7 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
         import ray
     except ImportError as error:
         raise EffaceError("--ray needs Ray: pip install efface[ray]") from error
+    _check_listens(address)
 
     def schedule(
         work: Callable[[Piece, OnStep], Result], pieces: Sequence[Piece], on_step: OnStep
@@ -200,6 +201,17 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
             ray.shutdown()
 
     return schedule
+
+
+def _check_listens(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens; Ray itself would knock for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise EffaceError(f"no Ray at {address} ({error}): start one, or use local") from error
 
 
 def _there(

@@ -1,6 +1,7 @@
 """A study's cells as tasks of a real Ray of this machine, where Ray is installed."""
 
 import importlib.util
+import socket
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_a_machine_that_sees_other_folders_says_so(
     assert _there(squared, 3, tmp_path, proof) == 9
     with pytest.raises(EffaceError, match=r"has no folder .*/nowhere"):
         _there(squared, 3, tmp_path / "nowhere", proof)
+
+
+@needs_ray
+def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(EffaceError, match=f"no Ray at 127.0.0.1:{port} .*: start one"):
+        on_ray(f"127.0.0.1:{port}", tmp_path, 0)
 
 
 @needs_ray
