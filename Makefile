@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
+.PHONY: help demo test check format accessibility bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -28,6 +28,9 @@ check: .venv/.dev ## Format, lint and types
 format: .venv/.dev ## Rewrite the sources in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+accessibility: .venv/.browser ## The report in headless Chromium: axe-core, and printing
+	$(BIN)/python -m pytest tests/report/test_accessibility.py
 
 bench: .venv/.dev ## Time `efface erase`: start-up, full-size models, rivals (builds 12 GB once)
 	$(BIN)/python -m benchmarks.erase_startup
@@ -72,9 +75,10 @@ sae-bench: .venv/.dev ## Train a top-k autoencoder beside sae-lens (SAE_LENS=a p
 	$(BIN)/python -m benchmarks.sae_speed
 
 # A stamp says what was installed; pip runs again once a pin is newer than its stamp.
+.venv/.browser: what := .[dev,report,browser]
 .venv/.core: what := .
 .venv/.dev: what := .[dev,recipes,report]
-.venv/.core .venv/.dev: pyproject.toml constraints.txt
+.venv/.core .venv/.dev .venv/.browser: pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "installing '$(what)' into .venv (minutes the first time)"
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '$(what)'

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from efface import attacks, prompts
+from efface import audit as whole
 from efface.core import Case, Concept, EffaceError
+from efface.curves import STRENGTHS
+from efface.facts import Ruler
 from efface.store import read
 from tests.looks import build_clip
 
@@ -78,6 +81,32 @@ def test_done_is_done(run: Cli, tmp_path: Path) -> None:
     assert run("--attack", "casing", "--json").out == first.out
     assert (tmp_path / "run/rows.jsonl").read_bytes() == rows
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.png")} == before
+
+
+def test_the_patch_is_read_once_and_measured_once(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[str]()
+
+    def count(where: object, name: str) -> None:
+        real = getattr(where, name)
+
+        def counted(*arguments: object) -> object:
+            calls.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(where, name, counted)
+
+    count(whole, "load")
+    count(Ruler, "_certificate")
+    assert run("--attack", "casing").code == 0
+    assert calls == ["load"] + ["_certificate"] * len(STRENGTHS)
+    story = (tmp_path / "run/run.json").read_bytes()
+    assert len(json.loads(story)["named"]["patch"]["curves"]["recovery"]) > 1
+    calls.clear()
+    assert run("--attack", "casing").code == 0
+    assert calls == ["load"], "what the folder has is not measured again"
+    assert (tmp_path / "run/run.json").read_bytes() == story
 
 
 def test_it_resumes_where_it_was_stopped(run: Cli, tmp_path: Path) -> None:

@@ -94,13 +94,12 @@ def test_a_process_a_piece_and_threads_shared_out(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    found = [one for _, one in in_processes(2, nothing)(told, [1, 2, 3], unseen)]
-    pids = [one[0] for one in found if not isinstance(one, Lost)]
-    assert len({*pids, os.getpid()}) == 4
-    assert [one[1] for one in found] == ["3"] * 3
+    found = [tuple(one) for _, one in in_processes(2, nothing)(told, [1, 2, 3], unseen)]
+    assert len({os.getpid(), *(pid for pid, _ in found)}) == 4
+    assert [threads for _, threads in found] == ["3"] * 3
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     [(_, one)] = in_processes(1, nothing)(told, [1], unseen)
-    assert one[1] == "2", "what the user chose is left alone"
+    assert tuple(one)[1] == "2", "what the user chose is left alone"
 
 
 def test_a_worker_that_dies_is_lost_alone() -> None:
@@ -115,8 +114,8 @@ def test_what_work_raises_is_raised_and_ends_the_others(tmp_path: Path) -> None:
     path = tmp_path / "begun"
 
     def both() -> None:
-        schedule = in_processes(2, nothing)(refused_at_two, [path, 1, 2], unseen)
-        for i, _ in schedule:
+        pieces: list[Path | int] = [path, 1, 2]
+        for i, _ in in_processes(2, nothing)(refused_at_two, pieces, unseen):
             assert i == 1
             until(lambda: begun(path))
 
@@ -132,7 +131,8 @@ def test_what_work_raises_is_raised_and_ends_the_others(tmp_path: Path) -> None:
 
 def test_closed_it_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
-    with closing(in_processes(2, nothing)(killed_or_long, [one, 2, two, three], unseen)) as found:
+    pieces: list[Path | int] = [one, 2, two, three]
+    with closing(in_processes(2, nothing)(killed_or_long, pieces, unseen)) as found:
         assert isinstance(next(found)[1], Lost)
         until(lambda: begun(one))
     assert gone(one)

@@ -23,7 +23,7 @@ from efface.curves import curves
 from efface.hub import local
 from efface.outcomes import outcomes, same
 from efface.output import write_whole
-from efface.patch import load
+from efface.patch import Patch, load
 from efface.prompt_file import Counted, PromptFile
 from efface.prompts import Asked, retained, spot, targets
 from efface.provenance import provenance
@@ -80,7 +80,7 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
     on_step("loading the model", 0, 1)
     root = resolve(model)
     pipe = placed(load_pipeline(model), asked.device)
-    after, concept, told = _erased(pipe, erased, asked.concept)
+    after, concept, told, patch = _erased(pipe, erased, asked.concept)
     if not asked.attacks and not reads_rows(pipe):
         chosen = {name: attack for name, attack in chosen.items() if attack.access == "none"}
     base, attacked = (open_pipeline(p, frozen=True) for p in (pipe, after))
@@ -110,10 +110,9 @@ def audit(model: str, erased: str, out: Path, asked: Settings, on_step: OnStep) 
         "device": pipe.device.type,
         "zeros": leak(after, pipe),
     }
-    patch = provenance(erased)
-    if patch is not None:
-        patch["curves"] = curves(load(local(erased)), base)
-    named = {"model": model, "erased": erased, "patch": patch}
+    named: dict[str, Any] = {"model": model, "erased": erased, "patch": None}
+    if patch is not None and not (out / "run.json").exists():  # which keeps them
+        named["patch"] = {**provenance(patch), "curves": curves(patch, base)}
     with open_store(out, story, named) as store:
         scene = Scene(attacked, base, concept, store, asked.seed, asked.batch, precision)
         if not (out / "table.json").exists():
@@ -139,17 +138,17 @@ def attacks_of(asked: Settings) -> dict[str, attacks.Attack]:
 
 def _erased(
     pipe: "DiffusionPipeline", erased: str, concept: Concept | None
-) -> "tuple[DiffusionPipeline, Concept, str]":
-    """The erased pipeline, what is gone from it, and what tells it from others."""
+) -> "tuple[DiffusionPipeline, Concept, str, Patch | None]":
+    """The erased pipeline, what is gone from it, what tells it from others, and its patch."""
     if Path(erased).is_dir():
         if concept is None:
             raise EffaceError(f"{erased} does not say what was erased: pass --concept")
         after = placed(load_pipeline(erased), pipe.device.type)
-        return after, concept, identity(after)
+        return after, concept, identity(after), None
     path = local(erased)
     patch = load(path)
     told = hashlib.sha256(path.read_bytes()).hexdigest()
-    return apply(pipe, patch), concept or patch.concept, told
+    return apply(pipe, patch), concept or patch.concept, told, patch
 
 
 def _precision(asked: str, device: torch.device) -> torch.dtype:

@@ -1,16 +1,12 @@
 """What a patch tells of itself, kept with a run, so that its report needs no other file."""
 
-from pathlib import Path
 from typing import Any
 
-from efface.patch import load
+from efface.patch import Patch
 
 
-def provenance(erased: str) -> dict[str, Any] | None:
-    """Method, settings and measured facts of a patch; None for a model's folder."""
-    if Path(erased).is_dir():
-        return None
-    patch = load(erased)
+def provenance(patch: Patch) -> dict[str, Any]:
+    """Method, settings and measured facts of a patch."""
     return {
         "eraser": dict(patch.eraser),
         "facts": dict(patch.facts),

@@ -6,6 +6,7 @@ that dies is `Lost`, and the others go on. Each piece has a process of its own, 
 the GPU's too, is free after it.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -156,6 +157,7 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
         import ray
     except ImportError as error:
         raise EffaceError("--ray needs Ray: pip install efface[ray]") from error
+    _check_listens(address)
 
     def schedule(
         work: Callable[[Piece, OnStep], Result], pieces: Sequence[Piece], on_step: OnStep
@@ -173,6 +175,7 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
                 address=None if address == "local" else address,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -198,6 +201,17 @@ def on_ray(address: str, folder: Path, gpus: int) -> Schedule:
             ray.shutdown()
 
     return schedule
+
+
+def _check_listens(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens; Ray itself would knock for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise EffaceError(f"no Ray at {address} ({error}): start one, or use local") from error
 
 
 def _there(

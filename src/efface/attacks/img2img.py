@@ -17,6 +17,7 @@ from torch import Generator as Rng
 from efface.attacks import Access
 from efface.backbone import Backbone
 from efface.core import Case, Concept, Verdict
+from efface.redrawing import downwards, redrawn
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,9 @@ class ImageToImage:
     def run(
         self, erased: Backbone, base: Backbone, concept: Concept, case: Case, rng: Rng
     ) -> Generator[Case, Verdict, None]:
-        if case.start is None:
-            raise ValueError("there is no picture of the base model to start from")
-        prompt = case.prompt if self.prompt is None else self.prompt
-        count = round((self.strongest - self.weakest) / self.step) + 1
-        for i in range(count):
-            yield replace(case, prompt=prompt, strength=round(self.strongest - i * self.step, 6))
+        started = redrawn(case, self.prompt)
+        for strength in downwards(self.strongest, self.weakest, self.step):
+            yield replace(started, strength=strength)
 
 
 PRESETS = {

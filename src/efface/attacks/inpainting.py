@@ -19,6 +19,7 @@ from torch import Generator as Rng
 from efface.attacks import Access
 from efface.backbone import Backbone
 from efface.core import Case, Concept, Verdict
+from efface.redrawing import downwards, redrawn
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,9 @@ class Inpainting:
     def run(
         self, erased: Backbone, base: Backbone, concept: Concept, case: Case, rng: Rng
     ) -> Generator[Case, Verdict, None]:
-        if case.start is None:
-            raise ValueError("there is no picture of the base model to start from")
-        prompt = case.prompt if self.prompt is None else self.prompt
-        for i in range(round((self.largest - self.smallest) / self.step) + 1):
-            yield replace(case, prompt=prompt, hole=round(self.largest - i * self.step, 6))
+        started = redrawn(case, self.prompt)
+        for hole in downwards(self.largest, self.smallest, self.step):
+            yield replace(started, hole=hole)
 
 
 PRESETS = {

@@ -31,13 +31,12 @@ def card(
     from efface.core import EffaceError
     from efface.hub import local
     from efface.output import check_folder, write_whole
+    from efface.patch import load
     from efface.provenance import provenance
     from efface.report.card import placed, section
     from efface.report.evidence import gather
 
-    told = provenance(str(patch))
-    if told is None:
-        raise EffaceError(f"{patch} is a folder: a card is of a patch file")
+    told = provenance(load(patch))
     found = gather(run)
     new = section(found, told, hashlib.sha256(local(patch).read_bytes()).hexdigest())
     if out is None:

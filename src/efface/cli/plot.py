@@ -43,10 +43,10 @@ def draw_curve(patch: Patch, model: Model, path: Path, on_step: OnStep) -> None:
 
 def measure_curve(patch: Patch, model: Model, on_step: OnStep) -> Recovery:
     """The recovery curve of a patch that is one map."""
-    only = only_map(patch)
-    if only is None:
+    full = only_map(patch)
+    if full is None:
         raise EffaceError("the curve is of one prompt map: this patch holds other edits")
     on_step("encoding prompts", 0, 2)
     ruler = Ruler(model, patch.concept)
     on_step("sweeping", 1, 2)
-    return along_norm(patch, only, model, ruler)
+    return along_norm(patch, full, model, ruler)
