@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from safetensors import safe_open
@@ -70,7 +71,7 @@ def stand_in(*names: str) -> None:
         *path, leaf = name.split(".")
         for i in range(len(path)):
             sys.modules.setdefault(".".join(path[: i + 1]), types.ModuleType(path[i]))
-        setattr(sys.modules[".".join(path)], leaf, None)
+        setattr(sys.modules[".".join(path)], leaf, MagicMock())
 
 
 def double(module: nn.Module) -> Any:
