@@ -56,7 +56,7 @@ def same(module: nn.Module, recorded: Sums) -> bool:
 
 
 def lines(file: Path, begin: str, end: str, *, after: str = "") -> str:
-    """Of a file, the line that begins so up to the one before that begins so, both after `after`."""
+    """Of a file, the line that begins so up to the one that ends so, both after `after`."""
     text = file.read_text().splitlines()
     at = [line.strip() for line in text]
     least = next(i for i, line in enumerate(at) if line.startswith(after))

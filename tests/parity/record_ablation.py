@@ -1,4 +1,4 @@
-"""Record `tests/parity/ablation.safetensors`: the authors' choice of parameters, loss and gradients.
+"""Record `tests/parity/ablation.safetensors`: the authors' choice of parameters, loss, gradients.
 
 From the root, `python tests/parity/record_ablation.py CHECKOUT` with the project's python and a
 checkout of nupurkmr9/concept-ablation at c11fb1b (MIT). `create_custom_diffusion` of its diffusers
@@ -6,6 +6,7 @@ code is called; its loss stands within a function, whose lines from the text to 
 are run as they are, on the tiny U-Net. What is imported and not used here is stood in for.
 """
 
+import importlib
 import sys
 import tempfile
 from argparse import Namespace
@@ -23,9 +24,9 @@ from tests.parity.golden import lines, stand_in, sums, write  # noqa: E402
 
 stand_in("transformers.CLIPFeatureExtractor", "openai.chat", "torchvision.transforms")
 
-import train as theirs  # noqa: E402
-
 from tests.tiny import build_tiny  # noqa: E402
+
+theirs: Any = importlib.import_module("train")
 
 MOVED, COUNT = 2.0, 2
 TIMES = [300, 800]
@@ -58,7 +59,12 @@ for kind in ("plain", "theirs"):
     crossed = {n: unet.get_parameter(n) for n in story["trained"]["cross-attn"]}
     for parameter in crossed.values():
         parameter.data.mul_(MOVED)
-    for loss_type, prior in (("model-based", 0), ("model-based", 1), ("noise-based", 0), ("noise-based", 1)):
+    for loss_type, prior in (
+        ("model-based", 0),
+        ("model-based", 1),
+        ("noise-based", 0),
+        ("noise-based", 1),
+    ):
         unet.zero_grad()
         again = 1 + prior
         scope: dict[str, Any] = vars(theirs) | {

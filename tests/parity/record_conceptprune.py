@@ -2,10 +2,11 @@
 
 From the root, `python tests/parity/record_conceptprune.py CHECKOUT` with the project's python and a
 checkout of ruchikachavhan/concept-prune at 72927d9 (no licence: nothing of it is kept but numbers).
-`main` of `wanda/wanda.py` and of `wanda/save_union_over_time.py` run unchanged on the tiny pipeline;
-what loads a pipeline is replaced by one that hands it over, and a configuration of ours is read.
+`main` of `wanda/wanda.py` and of `wanda/save_union_over_time.py` run unchanged on the tiny
+pipeline; what loads one is replaced by one that hands it over, and a configuration of ours is read.
 """
 
+import importlib
 import os
 import pickle
 import sys
@@ -45,7 +46,7 @@ dbg: true
 """
 
 
-class Short(StableDiffusionPipeline):
+class Short(StableDiffusionPipeline):  # type: ignore[misc]
     """A pipeline that draws in a few steps."""
 
     def __call__(self, prompt: str, **more: Any) -> Any:
@@ -81,8 +82,8 @@ layers = [n for n, m in pipe.unet.named_modules() if n.endswith("ff.net.2")]
 (work / "datasets").symlink_to(root / "datasets")
 os.chdir(work)
 
-import wanda.save_union_over_time as union  # noqa: E402
-from wanda import wanda  # noqa: E402
+union: Any = importlib.import_module("wanda.save_union_over_time")
+wanda: Any = importlib.import_module("wanda.wanda")
 
 asked = list[tuple[Any, ...]]()
 pipe.unet.register_forward_pre_hook(
@@ -102,18 +103,19 @@ for ratio in RATIOS:
     wanda.main()
     out = work / "results/results_seed_0/tiny/tiny" / TARGET
     for i, name in enumerate(names):
-        kept = [pickle.loads((out / f"skilled_neurons/{ratio}/timestep_{t}_layer_{i}.pkl").read_bytes())
-                for t in range(CALLS)]  # fmt: skip
-        held[f"skilled/{ratio}/{name}"] = torch.stack([torch.tensor(k.toarray()) for k in kept]).bool()
+        files = [out / f"skilled_neurons/{ratio}/timestep_{t}_layer_{i}.pkl" for t in range(CALLS)]
+        found = [torch.tensor(pickle.loads(file.read_bytes()).toarray()) for file in files]
+        held[f"skilled/{ratio}/{name}"] = torch.stack(found).bool()
     for share in AGREEING:
         sys.argv = ["union", "--skill_ratio", str(ratio), "--timesteps", str(LOOKED),
                     "--select_ratio", str(share)]  # fmt: skip
         union.main()
-        saved = torch.load(out / f"checkpoints/skill_ratio_{ratio}_timesteps_{LOOKED}_threshold{share}.pt")
+        file = out / f"checkpoints/skill_ratio_{ratio}_timesteps_{LOOKED}_threshold{share}.pt"
+        saved = torch.load(file)  # noqa: TID251 - their format
         for name in names:
             held[f"pruned/{ratio}/{share}/{name}"] = saved[f"{name}.weight"] == 0
 for side in ("base", "target"):
-    norms = torch.load(out / f"{side}_norms.pt")
+    norms = torch.load(out / f"{side}_norms.pt")  # noqa: TID251
     for i, name in enumerate(names):
         held[f"norms/{side}/{name}"] = torch.stack([norms[t][i] for t in range(CALLS)])
 

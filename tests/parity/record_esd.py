@@ -7,6 +7,7 @@ of rohitgandikota/erasing at 25613d2 (MIT). Called unchanged on the tiny pipelin
 stands in a program's body: those lines are run as they are, in float32 where they say bfloat16.
 """
 
+import importlib
 import random
 import sys
 import tempfile
@@ -24,11 +25,11 @@ from tests.parity.golden import double, lines, stand_in, sums, write  # noqa: E4
 
 stand_in("transformers.CLIPFeatureExtractor")
 
-import alt_esd_diffusers as older  # noqa: E402
-import esd_sd as today  # noqa: E402
-from utils.utils import FineTunedModel, StableDiffuser  # noqa: E402
-
 from tests.tiny import build_tiny  # noqa: E402
+
+older: Any = importlib.import_module("alt_esd_diffusers")
+today: Any = importlib.import_module("esd_sd")
+FineTunedModel, StableDiffuser = older.FineTunedModel, older.StableDiffuser
 
 STEPS, SIDE, MOVED = 5, 8, 3.0
 work = Path(tempfile.mkdtemp())
@@ -81,19 +82,25 @@ for dtype in ("float32", "float64"):
     held[f"today/{dtype}/latents"] = scope["xt"]
     held[f"today/{dtype}/rows"] = torch.cat([scope["null_embeds"], scope["erase_embeds"]])
     held |= {f"today/{dtype}/grad/{n}": p.grad for n, p in zip(names, parameters, strict=True)}
-held["today/times"], held["today/time"] = pipe.scheduler.timesteps, scope["run_till_timestep_scheduler"]
+held["today/times"], held["today/time"] = (
+    pipe.scheduler.timesteps,
+    scope["run_till_timestep_scheduler"],
+)
 story["seed"] = scope["seed"]
 
 
 # The older program, whose start is the prediction without the prompt.
-class Tiny(StableDiffuser):
+class Tiny(StableDiffuser):  # type: ignore[misc, valid-type]
     """Their diffuser around the tiny pipeline, at the size of its latents."""
 
     def __init__(self, scheduler: str) -> None:
         torch.nn.Module.__init__(self)
         held_by = StableDiffusionPipeline.from_pretrained(work / "tiny")
         self.tokenizer, self.text_encoder = held_by.tokenizer, held_by.text_encoder
-        self.unet, self.scheduler = held_by.unet, DDIMScheduler.from_config(held_by.scheduler.config)
+        self.unet, self.scheduler = (
+            held_by.unet,
+            DDIMScheduler.from_config(held_by.scheduler.config),
+        )
 
     def get_initial_latents(self, *args: Any, **named: Any) -> torch.Tensor:
         return torch.randn(1, 4, SIDE, SIDE) * self.scheduler.init_noise_sigma
@@ -103,11 +110,14 @@ class Tiny(StableDiffuser):
         return super().predict_noise(iteration, latents, rows, guidance_scale)
 
 
-class Writing(torch.optim.SGD):
-    """Keeps the gradients of its one step."""
+class Writing(Idle):
+    """An optimiser that keeps the gradients of its one step."""
 
-    def step(self, *args: Any) -> None:
-        grads.extend(p.grad for g in self.param_groups for p in g["params"])
+    def __init__(self, parameters: list[torch.Tensor], lr: float) -> None:
+        self.parameters = parameters
+
+    def step(self) -> None:
+        grads.extend(p.grad for p in self.parameters)
 
 
 class Loss(torch.nn.MSELoss):
@@ -119,7 +129,7 @@ class Loss(torch.nn.MSELoss):
         return found
 
 
-class Moved(FineTunedModel):
+class Moved(FineTunedModel):  # type: ignore[misc, valid-type]
     """Begins with weights that are not the base's, so that there is something to regress."""
 
     def __init__(self, model: Any, train_method: str) -> None:
@@ -139,8 +149,8 @@ with chdir(work):
             for part, _ in module.named_parameters()
         ]
     older.StableDiffuser, older.FineTunedModel = Tiny, Moved
-    torch.optim.Adam, torch.nn.MSELoss = Writing, Loss
-    torch.manual_seed(1)
+    torch.optim.Adam, torch.nn.MSELoss = Writing, Loss  # type: ignore[assignment, misc]
+    torch.manual_seed(1)  # noqa: TID251 - theirs draws from it
     older.train("cat", "cat", "xattn", 1, 1.5, 1e-5, str(work / "out.pt"), "cpu")
 held["older/latents"], held["older/time"], held["older/rows"] = asked[-1]
 held["older/loss"] = losses[0]

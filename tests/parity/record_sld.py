@@ -5,6 +5,7 @@ of ml-research/safe-latent-diffusion at a42923c (MIT). Their `SLDPipeline` is bu
 pipeline's parts and called as it is, its concept set to a harmless one.
 """
 
+import importlib
 import itertools
 import sys
 import tempfile
@@ -23,9 +24,9 @@ from tests.parity.golden import stand_in, sums, write  # noqa: E402
 stand_in("transformers.CLIPFeatureExtractor")
 sys.modules["diffusers.pipeline_utils"] = pipeline_utils  # where it was when they wrote
 
-from sld import SLDPipeline  # noqa: E402
-
 from tests.tiny import build_tiny  # noqa: E402
+
+SLDPipeline: Any = importlib.import_module("sld").SLDPipeline
 
 STEPS, SEED, GUIDANCE, PROMPTS = 20, 3, 7.5, ["cat", "a house"]
 PRESETS = {
@@ -53,9 +54,10 @@ for dtype, (name, case) in itertools.product((torch.float32, torch.float64), CAS
     with torch.no_grad():
         theirs(
             PROMPTS, height=64, width=64, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-            latents=noise.to(dtype), output_type="np", sld_guidance_scale=scale, sld_warmup_steps=warmup,
-            sld_threshold=threshold, sld_momentum_scale=momentum, sld_mom_beta=beta,
-            callback=lambda i, t, latents: found.append(latents),
+            latents=noise.to(dtype), output_type="np", sld_guidance_scale=scale,
+            sld_warmup_steps=warmup, sld_threshold=threshold, sld_momentum_scale=momentum,
+            sld_mom_beta=beta,
+            callback=lambda i, t, latents, found=found: found.append(latents),
         )  # fmt: skip
     at = sorted({max(0, warmup - 1), warmup, STEPS - 1})
     held[f"{dtype}/{name}"] = torch.stack([found[i] for i in at])

@@ -2,12 +2,13 @@
 
 From the root, `python tests/parity/record_speed.py CHECKOUT` with the project's python and a
 checkout of Ouxiang-Li/SPEED at 6d3df0c (Apache-2.0). `edit_model` of `train_erase_null.py` runs
-unchanged on the tiny pipeline, in float32 as they do and with PyTorch's default type set to float64.
+unchanged on the tiny pipeline, in float32 as they do and with PyTorch's default type a float64.
 Two things it calls are handed to it: clusters of the empty prompt's rows (a package that is not
 here: the evenly taken rows that ours holds), and, where the filter is recorded, the noisy copies of
 kept rows (none, for ours has none).
 """
 
+import importlib
 import sys
 import tempfile
 from argparse import Namespace
@@ -25,12 +26,12 @@ from tests.parity.golden import stand_in, sums, write  # noqa: E402
 
 stand_in("kmeans_pytorch.kmeans", "pandas.read_csv")
 
-import train_erase_null as theirs  # noqa: E402
-
 from tests.tiny import WIDTH, build_tiny  # noqa: E402
 
+theirs: Any = importlib.import_module("train_erase_null")
+
 FIXED = 4
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "one": {"erase": ["cat"], "toward": ["dog"], "threshold": 0.4, "filter": False},
     "many": {"erase": ["cat", "big house"], "toward": ["dog", ""], "threshold": 0.4,
              "filter": False, "retain_scale": 0.1, "lamb": 0.5},
@@ -61,6 +62,7 @@ for dtype in (torch.float32, torch.float64):
             threshold=case["threshold"], retain_scale=case.get("retain_scale", 1.0),
             lamb=case.get("lamb", 0.0),
         )  # fmt: skip
+        theirs.seed_everything(0)  # as their program does: kept rows are shuffled
         edited = theirs.edit_model(
             told, pipe, case["erase"], case["toward"], KEPT, "SPEED", emb_size=WIDTH, device="cpu"
         )

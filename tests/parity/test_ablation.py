@@ -11,7 +11,7 @@ from efface.backbone import Denoiser
 from efface.backbones.model import open_folder
 from efface.core import Encoded, Said
 from efface.erasers.ablation import Ablation, Anchors
-from efface.layers import chosen
+from efface.layers import Layers, chosen
 from efface.moments import said_by
 from tests.parity.golden import read, same
 
@@ -46,7 +46,9 @@ def ours(denoiser: Denoiser, teacher: Any, prior: int) -> tuple[Tensor, dict[str
     """Our loss and its gradients in the middle block."""
     names = chosen(denoiser.names(), "kv")
     weights = {n: (STORY["moved"] * denoiser.weight(n)).requires_grad_() for n in names}
-    eraser = Ablation(teacher=teacher, prior_weight=0.7 / CHANNELS * prior, batch=COUNT, keep_weight=0.0)
+    eraser = Ablation(
+        teacher=teacher, prior_weight=0.7 / CHANNELS * prior, batch=COUNT, keep_weight=0.0
+    )
     loss = eraser.loss(anchors(denoiser), weights, Generator())
     middle = [n for n in names if "/mid_block." in n]
     grads = torch.autograd.grad(loss, [weights[n] for n in middle])
@@ -54,7 +56,9 @@ def ours(denoiser: Denoiser, teacher: Any, prior: int) -> tuple[Tensor, dict[str
 
 
 @pytest.mark.parametrize("prior", [0, 1])
-@pytest.mark.parametrize(("teacher", "theirs"), [("anchor", "model-based"), ("noise", "noise-based")])
+@pytest.mark.parametrize(
+    ("teacher", "theirs"), [("anchor", "model-based"), ("noise", "noise-based")]
+)
 def test_the_loss_is_theirs(teacher: str, theirs: str, prior: int, denoiser: Denoiser) -> None:
     """Their gradients too, but for the start token's part, which their attention leaves out."""
     loss, grads = ours(denoiser, teacher, prior)
@@ -75,8 +79,10 @@ def test_x_t_is_theirs(denoiser: Denoiser) -> None:
 
 
 def test_layers_are_theirs(denoiser: Denoiser) -> None:
-    """What they train for nudity, all attention, is not among ours."""
-    picked = {c: {n.removeprefix("unet/") for n in chosen(denoiser.names(), c)} for c in ("kv", "x", "self", "full")}  # fmt: skip
+    """What they train for nudity, all attention, is our `x` and `self` together."""
+    every: tuple[Layers, ...] = ("kv", "x", "self", "full")
+    names = denoiser.names()
+    picked = {c: {n.removeprefix("unet/") for n in chosen(names, c)} for c in every}
     trained = {group: set(names) for group, names in STORY["trained"].items()}
     assert picked["kv"] == trained["cross-attn"] != set()
     assert picked["x"] | picked["self"] == trained["attn"]

@@ -43,7 +43,9 @@ def ours(
     both = said(rows)
     other, named = (said_by(both, torch.tensor([i])) for i in (0, 1))
     blank, one = latents.float()[:0], torch.zeros(1, dtype=torch.long)
-    moments = Moments(latents.float(), time.float().reshape(1), one, blank, blank, one, blank, blank)
+    moments = Moments(
+        latents.float(), time.float().reshape(1), one, blank, blank, one, blank, blank
+    )
     batch = Batch(with_base(denoiser, moments, named, other), named)
     lesson = Lesson.__new__(Lesson)
     lesson.denoiser = denoiser
@@ -64,7 +66,9 @@ def test_todays_target_is_theirs_and_the_papers_at_one_less(
     assert same(edited.module, STORY["edited"]), "record again"
     weights = {name: edited.weight(name) for name in edited.names()}
     told = {part: HELD[f"today/{dtype}/{part}"] for part in ("latents", "rows")}
-    loss, grads = ours(denoiser, weights, **told, time=HELD["today/time"], start=start, guidance=guidance)
+    loss, grads = ours(
+        denoiser, weights, **told, time=HELD["today/time"], start=start, guidance=guidance
+    )
     assert loss.item() == pytest.approx(HELD[f"today/{dtype}/loss"].item(), rel=1e-5)
     for name, grad in grads.items():
         theirs = HELD[f"today/{dtype}/grad/{name.removeprefix('unet/')}"]
@@ -99,7 +103,8 @@ def test_x_t_is_theirs(denoiser: Denoiser) -> None:
         alpha, sigma = denoiser.noise.levels(then.reshape(1))
         latents = alpha * clean + sigma * found
     torch.testing.assert_close(latents, HELD["today/float32/latents"], rtol=1e-4, atol=1e-5)
-    assert len(passed) and not torch.allclose(latents, noise, atol=0.1)
+    assert len(passed)
+    assert not torch.allclose(latents, noise, atol=0.1)
 
 
 def picked(denoiser: Denoiser, layers: Layers) -> set[str]:
@@ -115,12 +120,14 @@ def test_attention_is_chosen_as_theirs(layers: Layers, theirs: str, denoiser: De
 
 
 def test_the_rest_is_chosen_as_said_among_the_deviations(denoiser: Denoiser) -> None:
-    """Theirs leave out norms; their u takes the embedding of time and the last convolution along."""
+    """Theirs leave out norms; their u takes the embedding of time and the last convolution."""
     every = picked(denoiser, "full")
     norms = {n for n in every if "norm" in n}
     ends = {n for n in every if n.partition(".")[0] in ENDS} - norms
     assert TRAINED["esd-all"] == TRAINED["full"] == every - norms
     inner = picked(denoiser, "u")
     assert TRAINED["esd-u"] == TRAINED["noxattn"] == (inner - norms) | ends
-    assert norms & inner and ends and not ends & inner
+    assert norms & inner
+    assert ends
+    assert not ends & inner
     assert TRAINED["xattn-strict"] == set(), "a slip of theirs: no name has both to_q and to_k"

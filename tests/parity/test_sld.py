@@ -1,4 +1,4 @@
-"""Safe Latent Diffusion's drawings against the authors' pipeline's: see README.md beside this file."""
+"""Safe Latent Diffusion's drawings against the authors' pipeline's: see README.md here."""
 
 import copy
 from pathlib import Path
@@ -46,7 +46,8 @@ def drawn(pipe: Any, dtype: torch.dtype, *patches: Patch) -> list[Tensor]:
 @pytest.fixture(scope="module")
 def pipe(tiny: Path) -> Any:
     found = load_pipeline(str(tiny))
-    assert same(found.unet, STORY["model"]) and same(found.text_encoder, STORY["text"])
+    assert same(found.unet, STORY["model"])
+    assert same(found.text_encoder, STORY["text"])
     return found
 
 
@@ -55,7 +56,7 @@ def pipe(tiny: Path) -> Any:
 def test_drawings_are_theirs(name: str, dtype: torch.dtype, pipe: Any) -> None:
     """Before steering begins, at its first step and at the end."""
     scale, warmup, threshold, momentum, beta = STORY["presets"][name]
-    eraser = build("sld", name)
+    eraser: Any = build("sld", name)
     assert (eraser.scale, eraser.warmup, eraser.threshold) == (scale, warmup, threshold)
     assert (eraser.momentum_scale, eraser.momentum_decay) == (momentum, beta)
     concept = Concept(STORY["concept"], (STORY["concept"],))

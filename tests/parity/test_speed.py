@@ -59,7 +59,9 @@ def values(model: Model) -> dict[str, Tensor]:
 
 def apart(one: list[Tensor], other: list[Tensor], base: list[Tensor]) -> float:
     """‖W′ − W″‖ as a share of the change ‖W″ − W‖, over all layers."""
-    first, second, start = (torch.cat([w.double().flatten() for w in x]) for x in (one, other, base))
+    first, second, start = (
+        torch.cat([w.double().flatten() for w in x]) for x in (one, other, base)
+    )
     return ((first - second).norm() / (second - start).norm()).item()
 
 

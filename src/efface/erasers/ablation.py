@@ -49,8 +49,7 @@ class Ablation:
     teacher: Literal["anchor", "noise"] = "anchor"
     """Onto what: the model's prediction under the anchor, or the noise that was added."""
     prior_weight: float = 0.0
-    """Weight, from 0, of predicting the noise under the anchor; theirs, 0.25, is for a concept whose
-    name contains its anchor's."""
+    """Weight, from 0, of predicting the noise under the anchor; 0.25 if c* contains the anchor."""
     steps: int = 60
     """Updates, from 0. More erase harder and move neighbours more."""
     rate: float = 5e-4
