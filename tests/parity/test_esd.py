@@ -11,7 +11,7 @@ from efface.backbone import Denoiser
 from efface.backbones.model import open_folder
 from efface.core import Encoded, Said
 from efface.erasers import build
-from efface.layers import ENDS, Layers, chosen
+from efface.layers import Layers, chosen
 from efface.lesson import Batch, Lesson, with_base
 from efface.moments import Moments, beside, said_by
 from tests.parity.golden import read, same
@@ -123,7 +123,7 @@ def test_the_rest_is_chosen_as_said_among_the_deviations(denoiser: Denoiser) -> 
     """Theirs leave out norms; their u takes the embedding of time and the last convolution."""
     every = picked(denoiser, "full")
     norms = {n for n in every if "norm" in n}
-    ends = {n for n in every if n.partition(".")[0] in ENDS} - norms
+    ends = {n for n in every if n.startswith(("time_embedding.", "conv_out."))}
     assert TRAINED["esd-all"] == TRAINED["full"] == every - norms
     inner = picked(denoiser, "u")
     assert TRAINED["esd-u"] == TRAINED["noxattn"] == (inner - norms) | ends
