@@ -20,7 +20,7 @@ from tests.parity.golden import lines, write  # noqa: E402
 from tests.parity.made_up import made_up  # noqa: E402
 
 SOURCE = root / "eval_scripts" / "generate_images_scripts" / "generate_images.py"
-ERASED, FACTOR, K = 2, -8, 16
+ERASED, FACTOR, K, EVERY = 2, -8, 16, 4
 CHOICE = "def find_the_threshold_for_celebrity"
 
 drawn = made_up()
@@ -42,14 +42,17 @@ exec(lines(SOURCE, "def strength_with_feature_text_batch", "kwargs = {"), scope)
 with torch.no_grad():
     flat = rows.flatten(0, 1)
     values, at = sae.encode(flat).topk(K)
+    decoded, _ = sae(flat)
     scores = scope["get_mse"](rows[:, None], features, FACTOR)
     scope["threshold"] = 0.0
     turned = scope["strength_with_feature_text_batch"](sae, features, FACTOR, None, None, (rows,))
-    held = {"values": values, "at": at, "decoded": sae(flat)[0], "scores": torch.tensor(scores),
-            "turned": turned[0]}  # fmt: skip
+held = {
+    "values": values, "at": at, "scores": torch.tensor(scores),
+    "decoded": decoded[::EVERY], "turned": turned[0][:, ::EVERY],
+}  # fmt: skip
 story = {
     "commit": "NANSirun/Interpret-then-deactivate@6e8869ae84d5ea9728d596a911937e2b4c1a6b3d",
-    "k": K, "factor": FACTOR, "erased": ERASED, "features": sorted(features),
+    "k": K, "factor": FACTOR, "every": EVERY, "erased": ERASED, "features": sorted(features),
     "sums": {name: w.double().sum().item() for name, w in drawn.items()},
 }  # fmt: skip
 write("itd", held, story)

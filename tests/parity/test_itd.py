@@ -38,7 +38,8 @@ def test_codes_are_theirs() -> None:
     torch.testing.assert_close(values, HELD["values"], rtol=1e-5, atol=1e-6)
     said = values > 0
     assert torch.equal(code.at.gather(1, order)[said], HELD["at"][said])
-    torch.testing.assert_close(SAE.decode(code), HELD["decoded"], rtol=1e-4, atol=1e-5)
+    decoded = SAE.decode(code)[:: STORY["every"]]
+    torch.testing.assert_close(decoded, HELD["decoded"], rtol=1e-4, atol=1e-5)
     assert 0.5 < said.float().mean() < 1
 
 
@@ -64,6 +65,7 @@ def test_scores_are_those_they_calibrate_by() -> None:
 def test_rows_become_theirs_behind_the_start_token() -> None:
     """Theirs puts its reconstruction in the start token's place too; here that has no error."""
     ours = gate()(ROWS, SPOKEN)
-    torch.testing.assert_close(ours, HELD["turned"], rtol=1e-4, atol=1e-5)
+    some = ours[:, :: STORY["every"]]
+    torch.testing.assert_close(some, HELD["turned"], rtol=1e-4, atol=1e-5)
     kept: Tensor = gate(keep_error=True)(ROWS, SPOKEN)
     assert (kept - ours).norm() > 0.1 * ours.norm(), "the control: the error term is left out"
