@@ -48,7 +48,7 @@ with torch.no_grad():
     turned = scope["strength_with_feature_text_batch"](sae, features, FACTOR, None, None, (rows,))
 held = {
     "values": values, "at": at, "scores": torch.tensor(scores),
-    "decoded": decoded[::EVERY], "turned": turned[0][:, ::EVERY],
+    "decoded": decoded[::EVERY], "turned": turned[0][:, 1::EVERY],
 }  # fmt: skip
 story = {
     "commit": "NANSirun/Interpret-then-deactivate@6e8869ae84d5ea9728d596a911937e2b4c1a6b3d",
