@@ -16,6 +16,7 @@ from efface.backbones.pipeline import apply, load_pipeline
 from efface.core import Concept, EffaceError
 from efface.erasers import find
 from efface.lesson import Drawing, Lesson, away
+from efface.localized import ELSE, words_of
 from efface.moments import Moments, said_by
 from efface.patch import Patch, load, stack
 from efface.train import Standing
@@ -158,6 +159,20 @@ def test_outside_of_the_concept_erasers_are_held(model: Model) -> None:
         return sum(g.tensors["up.weight"].float().square().sum().item() for g in patch.gates)
 
     assert strength(1e3) < 0.5 * strength(0.0)
+
+
+def test_the_mask_begins_at_the_threshold(model: Model) -> None:
+    """At τ = 0 all is the concept's, at 1 the brightest place alone."""
+    lesson = Lesson(model, CONCEPT, Drawing(2, 4, 3.0), 4, Generator().manual_seed(0), quiet)
+    batch = lesson.batch({}, 0, 2, Generator().manual_seed(2))
+    words = words_of(lesson.named["text"], model.encode([ELSE]))
+    all_of_it, some, least = (
+        torch.cat(list(RECELER(threshold=t).inside(lesson.denoiser, batch, words).values()), 1)
+        for t in (0.0, 0.1, 1.0)
+    )
+    assert all_of_it.all()
+    assert ((least <= some) & (some <= all_of_it)).all()
+    assert 0 < least.mean() < some.mean() < 1
 
 
 @pytest.mark.parametrize("attacked", [0.5, 1.0])

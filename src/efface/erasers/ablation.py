@@ -8,8 +8,11 @@ noise itself (noise-based, Eq. 5). The concept's goal (`toward`) is its anchor.
 Deviations from the authors' code: no augmentation of the pictures and so no mask in the loss; the
 start token's keys and values are trained like the others; pictures are the base's own final
 latents, which are never decoded; prompts are the phrases given, where theirs are captions written
-by a language model. `keep_weight` and `most_moved` are ours, 0 and none in their code. The noise is
-said in the form that the network's output has.
+by a language model; Adam does not decay weights. Losses are means over all numbers. Their mask
+makes the ablation's a sum over the latent's four channels but not the prior's, so that a prior of 1
+in their diffusers code is 0.25 here (their first code weighs it 0.2); it is taken at the same x_t,
+theirs at other pictures'. `keep_weight` and `most_moved` are ours, 0 and none in their code. The
+noise is said in the form that the network's output has.
 """
 
 from dataclasses import asdict, dataclass
@@ -46,7 +49,7 @@ class Ablation:
     teacher: Literal["anchor", "noise"] = "anchor"
     """Onto what: the model's prediction under the anchor, or the noise that was added."""
     prior_weight: float = 0.0
-    """Weight, from 0, of predicting the noise under the anchor; 1 where c* contains the anchor."""
+    """Weight, from 0, of predicting the noise under the anchor; 0.25 if c* contains the anchor."""
     steps: int = 60
     """Updates, from 0. More erase harder and move neighbours more."""
     rate: float = 5e-4

@@ -9,9 +9,11 @@ targets, which the drawing has already computed (`efface.moments`); times lie an
 x_t is at just that time, where the first code noised for one time and told the network another.
 The output is regressed as the network gives it (ε, v or a flow): the combination is the same, the
 weights over time are not. Weights are trained in float32; their current code trains bfloat16 ones,
-where a step of 5e-5 mostly rounds away. Where a concept is sent toward something, that stands for
-ε_θ*(x_t, t). `keep_weight` and `most_moved` are ours; presets give the released codes' settings,
-except that a trajectory of the current model serves `redraw` steps and not one.
+where a step of 5e-5 mostly rounds away. `u` and `full` are the first code's; today's leaves norms
+out of both, and takes the embedding of time and the last convolution into u. Where a concept is
+sent toward something, that stands for ε_θ*(x_t, t). `keep_weight` and `most_moved` are ours;
+presets give the released codes' settings, except that a trajectory of the current model serves
+`redraw` steps and not one.
 """
 
 from dataclasses import asdict, dataclass

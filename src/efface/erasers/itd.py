@@ -10,13 +10,14 @@ turning F down moves it by τ or more; only then F is turned down, by the factor
 Deviations from the authors' code: every concept has its own F and τ, where they have one of each
 for all. One function scores prompts for calibration and in use; theirs differ (largest over tokens
 or mean, γ −6 or −8). It looks at the prompt's own tokens, the start token and padding left out, and
-each prompt is padded as for the plain model, so no prompt's result depends on others. τ is theirs,
-`margin` times the least score of the target prompts, unless more than `false_positives` of retained
-prompts reach it, put in phrases that neither the autoencoder learned from nor F was chosen by;
-theirs has no such bound, and is measured on what it was chosen by. Entries of T(p) that are zero
-are left out. The negative prompt passes the gate too. Nothing is steered toward a target: what a
-concept becomes is not for this method to say. γ is lowered for concepts whose own features are
-weak (`reach`). Whether the error term stays is a setting; by default it does.
+lets the start token's row be, which theirs reconstructs; each prompt is padded as for the plain
+model, so no prompt's result depends on others. τ is theirs, `margin` times the least score of the
+target prompts, unless more than `false_positives` of retained prompts reach it, put in phrases that
+neither the autoencoder learned from nor F was chosen by; theirs has no such bound, and is measured
+on what it was chosen by. Entries of T(p) that are zero are left out. The negative prompt passes the
+gate too. Nothing is steered toward a target: what a concept becomes is not for this method to say.
+γ is lowered for concepts whose own features are weak (`reach`). Whether the error term stays is a
+setting; by default it does.
 """
 
 import math
