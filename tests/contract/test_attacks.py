@@ -23,7 +23,14 @@ from tests.equal import state
 
 CONCEPT = Concept("cat", ("cat",), ("dog",), ("house", "tree"))
 MISS = Verdict(0.1, False)
-SHORT = {"population": 10, "generations": 3, "iterations": 4, "every": 2, "drawings": 2}
+SHORT: dict[str, Any] = {
+    "population": 10,
+    "generations": 3,
+    "iterations": 4,
+    "every": 2,
+    "drawings": 2,
+    "steps": "2 4",
+}
 """Settings of searches."""
 LONGEST = 60
 """Queries that no small budget may pass."""
