@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format accessibility bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
+.PHONY: help demo test test-cuda check format accessibility bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -19,6 +19,10 @@ demo: .venv/.core ## Erase a concept from the bundled model, draw before and aft
 test: export OMP_NUM_THREADS := 1
 test: check ## Everything CI runs: check, then the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-cuda: .venv/.dev ## What erasers, attacks and runs promise, on a CUDA device
+	$(BIN)/python -m pytest --device cuda --numprocesses 4 --dist worksteal tests/contract tests/attacks \
+		tests/test_devices.py tests/test_run.py tests/test_train.py tests/test_gates.py tests/test_guides.py
 
 check: .venv/.dev ## Format, lint and types
 	$(BIN)/ruff format --check .
