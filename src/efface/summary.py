@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from efface import attacks, metrics
-from efface.core import Estimate
+from efface.core import Case, Estimate
 from efface.store import Run
 
 GATE = 0.9
@@ -44,7 +44,9 @@ def summary(run: Run) -> dict[str, Any]:
             if most
         ]
         access = attacks.find(name).access
-        lines.append({"attack": name, "access": access, **pre, **each, "curve": curve})
+        redrawn = any(row.attack == name and _redrawn(row.case) for row in run.rows)
+        told = {"attack": name, "access": access, "redrawn": redrawn}
+        lines.append({**told, **pre, **each, "curve": curve})
     errors = sum(row.error is not None for row in (*run.rows, *run.base))
     return {
         "passes_gate": None if quality is None else quality >= GATE,
@@ -53,6 +55,11 @@ def summary(run: Run) -> dict[str, Any]:
         "pictures": sum(row.image is not None for row in (*run.rows, *run.base)),
         "errors": errors,
     }
+
+
+def _redrawn(case: Case) -> bool:
+    """Whether all of the picture shows through what is drawn; a hole is drawn anew."""
+    return case.start is not None and not case.hole
 
 
 def _tell(run: Run, name: str, **settings: Any) -> dict[str, Any]:

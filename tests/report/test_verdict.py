@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from efface.report.evidence import gather
+from efface.report.verdict import decide
 from tests.report.folders import write_run
 
 MANY = 20
@@ -44,6 +45,16 @@ def test_sentence_has_the_figures(tmp_path: Path) -> None:
 def test_sentence_of_attacks_that_add_nothing(tmp_path: Path) -> None:
     said = gather(write_run(tmp_path / "run")).verdict.sentence
     assert "none of 2 attacks shows it in more, 0 % (0 to 32)" in said
+
+
+def test_redrawn_pictures_are_told_apart(tmp_path: Path) -> None:
+    found = gather(write_run(tmp_path / "run", base=SEEN, erased=GONE, attacked=SEEN))
+    assert found.verdict.word == "breaks"
+    lines = [{**x, "redrawn": x["attack"] == "synonyms"} for x in found.table["attacks"]]
+    said = decide({**found.table, "attacks": lines}, found.unjudged, finished=True)
+    assert said.word == "holds"
+    assert said.sentence.endswith("; redrawn from a picture of it, “synonyms” shows it in 100 % "
+                                  "(84 to 100).")  # fmt: skip
 
 
 def test_failures_stay_in_sight(tmp_path: Path) -> None:

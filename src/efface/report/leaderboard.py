@@ -13,7 +13,7 @@ from efface.core import EffaceError
 from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
 from efface.report.pooled import said as told_of
 from efface.report.tables import cell, grid
-from efface.report.teaches import matrix, teaches
+from efface.report.teaches import kinds, matrix, teaches
 from efface.report.words import count, share
 
 FORMAT = 1
@@ -51,6 +51,10 @@ def leaderboard(study: Told) -> str:
         "each with its own try; `seeds`, other seeds of the same prompt, is the control.\n",
         "## Each eraser against each kind of attacker\n",
         grid(*matrix(study)),
+        "What starts from a picture finds also what any model keeps of that picture, which no "
+        "control tells apart: compare erasers with each other.\n"
+        if "a picture" in kinds(study)
+        else "",
         "## Each attack, pooled over concepts\n",
         grid(
             ["eraser", *attacks_of(study), "others drawn right"],

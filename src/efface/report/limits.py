@@ -44,6 +44,11 @@ def limits(found: Evidence) -> list[str]:
             "Whoever holds the model reads off them which weights drew the concept, and may revive "
             "it from that without data (arXiv:2603.06640).",
         )
+    if some := [line["attack"] for line in found.table["attacks"] if line["redrawn"]]:
+        said.append(
+            f"{', '.join(some)} begins with a picture of the concept. How much of it any model "
+            "would keep was not measured: compare erasers with each other."
+        )
     if found.faults:
         said.insert(1, f"{len(found.faults)} pictures failed; what they would show is not known.")
     if not found.finished:
