@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from efface.backbone import Backbone
 from efface.core import Concept, OnStep
-from efface.lesson import Drawing, Lesson, Pool, away
+from efface.lesson import Drawing, Lesson, Pool, away, enough
 from efface.moments import Moments
 from efface.settings import at_least, positive
 from efface.train import Loss, Standing, Trained, Weights, train, watching
@@ -25,15 +25,15 @@ class Taught:
     batch: int = 4
     """Moments of the concept in an update, from 1. Higher is steadier and slower."""
     drawings: int = 8
-    """Drawings of the concept, from 1; one a phrase at least. More give more to learn from."""
+    """Drawings of the concept, from 1; one a phrase at least, fewer where updates are few."""
     drawing_steps: int = 20
-    """Steps of a drawing, from 1. More give more moments and better pictures."""
+    """Steps of a drawing at most, from 1. More give more moments and better pictures."""
     drawing_guidance: float = 3.0
     """Guidance of the drawings. Higher makes what is learned from more typical of the concept."""
     keep_weight: float = 1.0
     """Weight, from 0, of predicting kept prompts as before; 0 is the papers'."""
     keep_drawings: int = 16
-    """Drawings of kept prompts, from 1. More hold more of them."""
+    """Drawings of kept prompts, from 1. More hold more of them; without `keep_weight` not made."""
     most_moved: float | None = None
     """Stop before kept prompts are moved by more than this share of what they say; none: never."""
 
@@ -41,6 +41,11 @@ class Taught:
         at_least(self, 1, "batch", "drawings", "drawing_steps", "keep_drawings")
         at_least(self, 0, "steps", "keep_weight")
         positive(self, "rate")
+
+    @property
+    def kept_drawings(self) -> int:
+        """Drawings of kept prompts to learn from."""
+        return self.keep_drawings if self.keep_weight else 0
 
     def learn(
         self,
@@ -85,12 +90,20 @@ class Opposed(Taught):
 
     def lesson(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Lesson:
         """What is learned from."""
-        drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance, self.redraw)
-        return Lesson(model, concept, drawing, self.keep_drawings, rng, on_step)
+        count, steps = self.drawings, self.drawing_steps
+        if not self.redraw:
+            count, steps = enough(count, steps, self.batch * self.updates)
+        drawing = Drawing(count, steps, self.drawing_guidance, self.redraw)
+        return Lesson(model, concept, drawing, self.kept_drawings, rng, on_step)
 
     def goal(self, moments: Moments) -> Float[Tensor, "batch c h w"]:
         """What is to be predicted under the concept."""
         return away(moments, self.guidance, self.start)
+
+    @property
+    def updates(self) -> int:
+        """Those that drawings by the base serve."""
+        return self.steps
 
     @property
     def whole(self) -> int:

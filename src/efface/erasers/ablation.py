@@ -81,7 +81,7 @@ class Ablation(Taught):
     ) -> "Anchors":
         """What is learned from."""
         drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance)
-        return Anchors(model, concept, drawing, self.keep_drawings, rng, on_step)
+        return Anchors(model, concept, drawing, self.kept_drawings, rng, on_step)
 
     def loss(self, anchors: "Anchors", weights: Weights, rng: Generator) -> Tensor:
         """Eq. 4 or 5, the prior's term, and kept prompts as before; one call for all of them."""

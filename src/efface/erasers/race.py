@@ -57,6 +57,11 @@ class RACE(ESD):
         at_least(self, 0, "erase_steps", "attack_steps", "reach", "lasso")
         positive(self, "attack_pace")
 
+    @property
+    def updates(self) -> int:
+        """Of both halves."""
+        return self.erase_steps + self.steps
+
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """ESD, then training against the adversary."""
         story: dict[str, Any] = {"name": "race", **asdict(self)}
