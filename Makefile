@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-cuda check format accessibility bench attack-speed model-report erasure-report adversary-report esd-cost itd-report methods receler-report sae-bench left-out-report study
+.PHONY: help demo test test-cuda check format accessibility bench attack-speed model-report erasure-report adversary-report dit-report esd-cost itd-report methods receler-report sae-bench left-out-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -61,6 +61,9 @@ study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hou
 	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
 	cp runs/emoji/study.json claims/study-emoji.json
 	$(BIN)/efface leaderboard claims/study-emoji.json -o docs/leaderboard.md --force
+
+dit-report: .venv/.dev ## Methods that rewrite or train the model, on the bundled transformer (resumes)
+	$(BIN)/python -W ignore -m studies.dit_trained
 
 esd-cost: .venv/.dev ## ESD's forwards against a literal transcription of its authors' loop
 	$(BIN)/python -m studies.esd_cost

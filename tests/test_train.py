@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from efface import erasers
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.core import Concept, EffaceError
-from efface.lesson import drawn_pairs
+from efface.lesson import WATCHED, drawn_pairs, enough
 from efface.moments import remembered, say, spread
 from efface.train import Standing, Trained, Watch, Weights, train
 from tests.equal import bits, contents
@@ -217,3 +217,41 @@ def test_every_phrase_is_drawn(tiny: Path) -> None:
     assert drawn_pairs(model, styles, 2, say(model, ["x"] * 6)).tolist() == [0, 3]
     assert spread(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert spread(3, 7).tolist() == [0, 2, 4]
+
+
+def test_no_more_is_drawn_than_updates_use() -> None:
+    """Many short drawings before few long ones, never more than asked for."""
+    assert enough(8, 20, 240) == (8, 20)
+    assert enough(8, 20, 10) == (4, 5)
+    assert enough(8, 20, 40) == (8, 10)
+    assert enough(2, 20, 10) == (2, 10)
+    assert enough(8, 3, 10) == (4, 3)
+    assert enough(8, 20, 0) == (1, 5)
+
+
+def test_a_few_updates_cost_a_few_rows(tiny: Path) -> None:
+    """Drawings two rows a moment, updates, and what is measured: all that passes the denoiser."""
+    model = open_folder(tiny)
+    rows = list[int]()
+    handle = model.denoiser().module.register_forward_pre_hook(
+        lambda module, args: rows.append(len(args[0]))
+    )
+    try:
+        few: dict[str, Any] = {"steps": 10, "batch": 1, "keep_weight": 0.0}
+        patch = erasers.build("esd", **few).fit(model, CONCEPT, Generator().manual_seed(11), quiet)
+    finally:
+        handle.remove()
+    assert sum(rows) == 2 * 4 * 5 + 2 * 4 * 4 + 10 + 2 * WATCHED
+    assert patch.facts["moved"]["kept"] > 0
+
+
+@pytest.mark.parametrize(("keep", "count"), [((), 4), (("house",), 1)])
+def test_what_is_kept_is_measured_however_little_it_says(
+    keep: tuple[str, ...], count: int, tiny: Path
+) -> None:
+    """The empty prompt says nothing beside itself; a patch's facts are numbers all the same."""
+    eraser = erasers.build("esd", **{**SHORT, "keep_drawings": count}, steps=2)
+    concept = Concept("cat", ("cat",), keep=keep)
+    patch = eraser.fit(open_folder(tiny), concept, Generator().manual_seed(0), quiet)
+    assert 0 < patch.facts["moved"]["kept"] < 10
+    assert patch.to_bytes()

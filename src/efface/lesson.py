@@ -21,6 +21,14 @@ from efface.tokens import check_spoken
 
 WATCHED = 16
 """Moments at which it is measured how far training moves predictions."""
+LOOKED_AT = 4
+"""Drawings of kept prompts where they are only measured, in as many steps as give `WATCHED`."""
+SPARE = 2
+"""Moments drawn for an example, at most."""
+SHORTEST = 5
+"""Steps that a drawing has at least, if so many are asked for."""
+NOTHING = 1e-8
+"""What is said below this share of a prediction's square is round-off."""
 Weights = Mapping[str, Tensor]
 
 
@@ -63,14 +71,16 @@ class Pool:
         """How far `weights` move predictions, against what their prompts say in the base model.
 
         Σ|f(x_t, c) − f*(x_t, c)|² / Σ|f*(x_t, c) − f*(x_t, o)|² at some moments, o what c is guided
-        away from: 0 is untouched, 1 as much as the prompt matters.
+        away from: 0 is untouched, 1 as much as the prompt matters. Where nothing is said, as by the
+        empty prompt alone, against Σ|f*(x_t, c)|².
         """
         at = torch.linspace(0, len(self.moments.times) - 1, WATCHED).long()
         some, said = self._batch(self.moments.at(at))
         with torch.no_grad():
             now = self.denoiser.predict(some.latents, some.times, said, weights)
         off, says = (now - some.named).square().sum(), (some.named - some.other).square().sum()
-        return (off / says).item()
+        whole = some.named.square().sum()
+        return (off / (says if says > NOTHING * whole else whole)).item()
 
 
 class Lesson:
@@ -85,7 +95,10 @@ class Lesson:
         rng: Generator,
         on_step: OnStep,
     ) -> None:
-        """`kept`: drawings of what is kept; `rng` gives the seeds of drawings, nothing else."""
+        """`kept`: drawings of what is kept, 0 where nothing is learned from them.
+
+        `rng` gives the seeds of drawings, nothing else.
+        """
         self.denoiser = model.denoiser()
         self._drawing, self._on_step = drawing, on_step
         self.named, self.other = said_of_concept(model, concept)
@@ -150,22 +163,37 @@ def drawn_pairs(
 def kept_pool(
     model: Backbone, concept: Concept, drawing: Drawing, count: int, seed: int, on_step: OnStep
 ) -> Pool:
-    """Drawings by the base of what is kept, the empty prompt among it."""
+    """Drawings by the base of what is kept, the empty prompt among it.
+
+    `count` 0: nothing is learned from them, and there are as few and short as a measure needs.
+    """
+    steps = drawing.steps if count else min(drawing.steps, WATCHED // LOOKED_AT)
     words = ["", *held(concept)]
     said = say(model, words)
     empty = said_by(said, torch.zeros(len(words), dtype=torch.long))
-    which = spread(count, len(words))
+    which = spread(max(count or LOOKED_AT, min(2, len(words))), len(words))
     drawn = remembered(
         model.denoiser(),
         said,
         empty,
         which,
-        steps=drawing.steps,
+        steps=steps,
         guidance=drawing.guidance,
         seed=seed,
         on_step=on_step,
     )
     return Pool(model.denoiser(), said, drawn)
+
+
+def enough(drawings: int, steps: int, examples: int) -> tuple[int, int]:
+    """How many drawings and steps of them, at most those asked for, so many examples need.
+
+    Twice as many moments as examples; many short drawings before few long ones, since moments of
+    one drawing are alike.
+    """
+    moments = SPARE * examples
+    count = min(drawings, max(1, -(-moments // SHORTEST)))
+    return count, min(steps, max(SHORTEST, -(-moments // count)))
 
 
 def with_base(denoiser: Denoiser, some: Moments, named: Said, other: Said) -> Moments:

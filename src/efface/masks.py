@@ -10,14 +10,16 @@ lowest logits: masks of one training are nested in the share.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
 from efface.core import Edit, EffaceError
-from efface.train import Trained, Weights, train, watching
+from efface.settings import at_least
+from efface.train import Loss, Trained, Weights, train, watching
 
 START = 2.5
 """Logit that all weights begin with: all count whole, and a tenth less begins to count less."""
@@ -82,22 +84,31 @@ def share(masks: Tensors) -> float:
     return lost / sum(m.numel() for m in masks.values())
 
 
-def check_mask(sparsity: float, ratio: float) -> None:
-    """Refuse what no mask can be learned with."""
-    if sparsity < 0 or not 0 <= ratio <= 1:
-        raise EffaceError(
-            f"sparsity must not be below 0 and ratio lie in 0 to 1: got {sparsity} and {ratio}"
-        )
+@dataclass(frozen=True)
+class Pruning:
+    """Settings of a mask, beside those of the training that learns it."""
+
+    rate: float = 0.2
+    """Adam's learning rate of the logits, above 0. Higher prunes sooner."""
+    sparsity: float = 0.1
+    """Weight, from 0, of the share pruned. Higher prunes less."""
+    ratio: float = 1.0
+    """At most this share is pruned, 0 to 1, the weights of the lowest logits."""
+
+    def check_mask(self) -> None:
+        """Refuse what no mask can be learned with."""
+        at_least(self, 0, "sparsity")
+        if not 0 <= self.ratio <= 1:
+            raise EffaceError(f"ratio must lie in 0 to 1: got {self.ratio}")
 
 
 def learned(
     base: Tensors,
-    loss: Callable[[Weights, int, Generator], Tensor],
+    loss: Loss,
     moved: Callable[[Weights], float],
-    *,
-    sparsity: float,
-    ratio: float,
+    how: Pruning,
     most_moved: float | None,
+    *,
     steps: int,
     **settings: Any,
 ) -> tuple[tuple[Edit, ...], Trained, float]:
@@ -108,11 +119,12 @@ def learned(
     trained = train(
         begun(base),
         lambda u, step, rng: (
-            loss(masked(base, u, warmth(step, steps)), step, rng) + sparsity * gone(u)
+            loss(masked(base, u, warmth(step, steps)), step, rng) + how.sparsity * gone(u)
         ),
-        watch=watching(lambda u: moved(pruned(base, settled(u, ratio))), most_moved),
+        watch=watching(lambda u: moved(pruned(base, settled(u, how.ratio))), most_moved),
         steps=steps,
+        rate=how.rate,
         **settings,
     )
-    masks = settled(trained.weights, ratio)
+    masks = settled(trained.weights, how.ratio)
     return mask_edits(masks), trained._replace(weights=pruned(base, masks)), share(masks)

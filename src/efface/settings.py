@@ -64,6 +64,20 @@ def check(name: str, method: type, values: Mapping[str, Any]) -> None:
             )
 
 
+def at_least(settings: Any, least: int, *names: str) -> None:
+    """Refuse settings of these names that are below."""
+    for name in names:
+        if getattr(settings, name) < least:
+            raise EffaceError(f"{name} must be at least {least}: got {getattr(settings, name)}")
+
+
+def positive(settings: Any, *names: str) -> None:
+    """Refuse settings of these names that are not above 0."""
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise EffaceError(f"{name} must be above 0: got {getattr(settings, name)}")
+
+
 def _check_names(name: str, known: Mapping[str, Setting], given: Mapping[str, Any]) -> None:
     for key in given:
         if key not in known:

@@ -25,6 +25,8 @@ from efface.moments import digest
 from efface.output import write_whole
 
 Weights = Mapping[str, Tensor]
+Loss = Callable[[Weights, int, Generator], Tensor]
+"""Of the weights, the step and the generator."""
 EVERY = 20
 """Steps between two looks at what is kept."""
 
@@ -164,7 +166,7 @@ class _Run:
 
 def train(
     start: Weights,
-    loss: Callable[[Weights, int, Generator], Tensor],
+    loss: Loss,
     *,
     steps: int,
     rate: float,
@@ -176,7 +178,7 @@ def train(
     last: bool = True,
     beside: Weights = NO_WEIGHTS,
 ) -> Trained:
-    """Descend `loss`, which is told the weights, the step and the generator, for `steps` steps.
+    """Descend `loss` for `steps` steps.
 
     `whole`: a run is picked up at multiples of it only, since `loss` remembers things in between.
     `last`: nothing follows; else the end of this run is kept until what follows it is done.
@@ -209,7 +211,7 @@ def train(
     return Trained(ended, done, run.stopped or "the steps asked for were done", run.losses)
 
 
-def _descend(run: _Run, loss: Callable[..., Tensor], standing: Standing | None) -> None:
+def _descend(run: _Run, loss: Loss, standing: Standing | None) -> None:
     """One step."""
     value = loss(run.weights, run.step, run.rng)
     if not value.isfinite():

@@ -44,11 +44,18 @@ def methods() -> list[Method]:
     for name in erasers.REGISTRY:
         found += [Method(name, preset, {}) for preset in (None, *erasers.presets(name))]
         for setting in describe(erasers.find(name)):
-            if setting.name not in vars(erasers.find(name))["__annotations__"]:
-                continue  # its parent's, where it is tried
+            if setting.name in inherited(name):
+                continue
             choices = [k for k in setting.kinds if isinstance(k, str) and k != setting.default]
             found += [Method(name, None, {setting.name: choice}) for choice in choices]
     return [m._replace(settings={**_quick(m), **m.settings}) for m in found]
+
+
+def inherited(name: str) -> set[str]:
+    """Settings that are another method's, where they are tried."""
+    own, known = erasers.find(name), [erasers.find(n) for n in erasers.REGISTRY]
+    parents = [m for m in known if m is not own and issubclass(own, m)]
+    return {s.name for parent in parents for s in describe(parent)}
 
 
 def _quick(method: Method) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def _quick(method: Method) -> dict[str, Any]:
 
 
 TRAINED = ("ablation", "esd", "pac", "pesd", "race", "receler")
-"""They need more than a second to part words of a random model: see their own tests."""
+"""They need a model whose words part: see test_kept_words."""
 SHORT = {
     "steps": 4,
     "erase_steps": 2,

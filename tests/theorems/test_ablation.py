@@ -8,37 +8,21 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator
 
-from efface.backbones.model import Model, open_folder
+from efface.backbones.model import Model
 from efface.core import Concept, EffaceError
 from efface.erasers import find
 from efface.moments import said_by
 from efface.patch import Patch
+from tests import quick
+from tests.quick import quiet
 
 Ablation: Any = find("ablation")
 CONCEPT = Concept("cat", ("cat", "a cat"), ("dog", "a dog"), ("house", "tree"))
-SHORT: dict[str, Any] = {
-    "drawings": 4,
-    "drawing_steps": 4,
-    "keep_drawings": 4,
-    "batch": 2,
-    "rate": 1e-3,
-    "steps": 3,
-}
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return open_folder(tiny)
+SHORT: dict[str, Any] = {**quick.SHORT, "drawings": 4, "steps": 3}
 
 
 def fit(model: Model, concept: Concept = CONCEPT, **settings: Any) -> Patch:
-    eraser = Ablation(**{**SHORT, **settings})
-    patch: Patch = eraser.fit(model, concept, Generator().manual_seed(0), quiet)
-    return patch
+    return quick.fit("ablation", model, concept, **{**SHORT, **settings})
 
 
 def test_no_steps_no_change(model: Model) -> None:

@@ -16,12 +16,12 @@ from efface.layers import chosen
 from efface.lesson import away
 from efface.moments import Moments, said_by
 from efface.patch import Patch
+from tests import quick
 from tests.equal import bits, contents
 from tests.families import build_family
+from tests.quick import CONCEPT, SHORT, quiet
 
 ESD: Any = find("esd")
-CONCEPT = Concept("cat", ("cat", "a cat"), keep=("house", "tree"))
-SHORT = {"drawings": 2, "drawing_steps": 4, "keep_drawings": 4, "batch": 2, "rate": 1e-3}
 SD14 = {
     "cross_attention_dim": 768,
     "block_out_channels": (320, 640, 1280, 1280),
@@ -29,19 +29,8 @@ SD14 = {
 }
 
 
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return open_folder(tiny)
-
-
 def fit(model: Model, concept: Concept = CONCEPT, seed: int = 0, **settings: Any) -> Patch:
-    eraser = ESD(**{**SHORT, "steps": 3, **settings})
-    patch: Patch = eraser.fit(model, concept, Generator().manual_seed(seed), quiet)
-    return patch
+    return quick.fit("esd", model, concept, seed, **{"steps": 3, **settings})
 
 
 def test_no_steps_no_change(model: Model) -> None:

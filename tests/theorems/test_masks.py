@@ -9,39 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
-from efface.backbones.model import Model, open_folder, open_pipeline
+from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
 from efface.core import Concept, EffaceError
 from efface.erasers import find
 from efface.masks import START, begun, degree, gone, masked, settled, share, warmth
 from efface.moments import say
 from efface.patch import Patch
+from tests import quick
 from tests.equal import bits
 
 CONCEPT = Concept("cat", ("cat", "a cat"), ("dog",), ("house", "tree"))
-SHORT: dict[str, Any] = {
-    "drawings": 2,
-    "drawing_steps": 4,
-    "keep_drawings": 4,
-    "batch": 2,
-    "rate": 1.0,
-    "steps": 6,
-}
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return open_folder(tiny)
+SHORT: dict[str, Any] = {**quick.SHORT, "rate": 1.0, "steps": 6}
 
 
 def fit(name: str, model: Model, **settings: Any) -> Patch:
-    eraser: Any = find(name)(**{**SHORT, **settings})
-    patch: Patch = eraser.fit(model, CONCEPT, Generator().manual_seed(0), quiet)
-    return patch
+    return quick.fit(name, model, CONCEPT, **{**SHORT, **settings})
 
 
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))

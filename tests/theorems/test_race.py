@@ -1,40 +1,24 @@
 """RACE: its adversary stays where it may and finds something; without it RACE is ESD."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
-from efface.backbones.model import Model, open_folder
-from efface.core import Concept, EffaceError
+from efface.backbones.model import Model
+from efface.core import EffaceError
 from efface.erasers import find
 from efface.lesson import Batch, Lesson
 from efface.moments import said_by
 from efface.patch import Patch
 from efface.train import Standing
+from tests import quick
 from tests.equal import bits, contents
+from tests.quick import CONCEPT, SHORT, quiet
 
 ESD: Any = find("esd")
 RACE: Any = find("race")
-CONCEPT = Concept("cat", ("cat", "a cat"), keep=("house", "tree"))
-SHORT: dict[str, Any] = {
-    "drawings": 2,
-    "drawing_steps": 4,
-    "keep_drawings": 4,
-    "batch": 2,
-    "rate": 1e-3,
-}
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return open_folder(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +28,8 @@ def lesson(model: Model) -> Lesson:
 
 
 def fit(model: Model, **settings: Any) -> Patch:
-    eraser = RACE(**{**SHORT, "steps": 3, "erase_steps": 3, "attack_steps": 2, **settings})
-    patch: Patch = eraser.fit(model, CONCEPT, Generator().manual_seed(0), quiet)
-    return patch
+    few = {"steps": 3, "erase_steps": 3, "attack_steps": 2}
+    return quick.fit("race", model, **{**few, **settings})
 
 
 def whole(lesson: Lesson) -> Batch:

@@ -1,6 +1,5 @@
 """Receler: erasers that begin as nothing, prompts that are in the prompt, resumed to the bit."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,20 @@ from efface.localized import ELSE, words_of
 from efface.moments import Moments, said_by
 from efface.patch import Patch, load, stack
 from efface.train import Standing
+from tests import quick
 from tests.elsewhere import elsewhere
 from tests.equal import bits, contents, state
 from tests.families import build_family
+from tests.quick import CONCEPT, Told, quiet
 
 RECELER: Any = find("receler")
-CONCEPT = Concept("cat", ("cat", "a cat"), keep=("house", "tree"))
-SHORT: dict[str, Any] = {
+FEW: dict[str, Any] = {
     "rank": 4,
-    "drawings": 2,
-    "drawing_steps": 4,
-    "keep_drawings": 4,
-    "batch": 2,
     "steps": 4,
     "prompts": 4,
     "attack_steps": 2,
     "rate": 1e-2,
 }
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +45,8 @@ def model(pipe: DiffusionPipeline) -> Model:
     return open_pipeline(pipe)
 
 
-Told = Callable[[str, int, int], None]
-
-
 def fit(model: Model, concept: Concept = CONCEPT, on_step: Told = quiet, **settings: Any) -> Patch:
-    eraser = RECELER(**{**SHORT, **settings})
-    patch: Patch = eraser.fit(model, concept, Generator().manual_seed(0), on_step)
-    return patch
+    return quick.fit("receler", model, concept, on_step=on_step, **{**FEW, **settings})
 
 
 def erasers(patch: Patch) -> list[Any]:

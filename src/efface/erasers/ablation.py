@@ -22,8 +22,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from efface.backbone import Backbone
-from efface.core import Concept, EffaceError, OnStep
+from efface.backbone import Backbone, Denoiser
+from efface.core import Concept, OnStep
 from efface.layers import Layers, chosen
 from efface.lesson import (
     WATCHED,
@@ -37,77 +37,54 @@ from efface.lesson import (
 )
 from efface.moments import beside, remembered, said_by, say
 from efface.patch import Patch, dense
-from efface.train import Weights, standing_of, train, watching
+from efface.settings import at_least
+from efface.taught import Taught
+from efface.train import Weights, standing_of
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """Settings of one fine-tuning."""
+class Ablation(Taught):
+    """Settings of one fine-tuning; drawings are pictures of the anchor."""
 
+    rate: float = 5e-4
+    """Adam's learning rate, above 0. Higher needs fewer steps and moves neighbours more."""
     layers: Layers = "kv"
     """What is trained: kv (keys and values of cross-attention), x (all of it), u, self, full."""
     teacher: Literal["anchor", "noise"] = "anchor"
     """Onto what: the model's prediction under the anchor, or the noise that was added."""
     prior_weight: float = 0.0
     """Weight, from 0, of predicting the noise under the anchor; 0.25 if c* contains the anchor."""
-    steps: int = 60
-    """Updates, from 0. More erase harder and move neighbours more."""
-    rate: float = 5e-4
-    """Adam's learning rate, above 0. Higher needs fewer steps and moves neighbours more."""
-    batch: int = 4
-    """Noised pictures of the anchor in an update, from 1. Higher is steadier and slower."""
-    drawings: int = 8
-    """Pictures of the anchor, from 1; one a phrase at least. More vary more."""
-    drawing_steps: int = 20
-    """Steps of a drawing, from 1. More draw better pictures."""
-    drawing_guidance: float = 3.0
-    """Guidance of the drawings. Higher makes pictures more typical of the anchor."""
-    keep_weight: float = 1.0
-    """Weight, from 0, of predicting kept prompts as before; 0 is the paper's."""
-    keep_drawings: int = 16
-    """Drawings of kept prompts, from 1. More hold more of them."""
-    most_moved: float | None = None
-    """Stop before kept prompts are moved by more than this share of what they say; none: never."""
 
     def __post_init__(self) -> None:
-        least = (self.batch, self.drawings, self.drawing_steps, self.keep_drawings)
-        if min(least) < 1 or self.rate <= 0:
-            raise EffaceError(
-                "batch, drawings, drawing_steps and keep_drawings must be at least 1, rate above "
-                f"0: got {', '.join(map(str, (*least, self.rate)))}"
-            )
-        if min(self.steps, self.keep_weight, self.prior_weight) < 0:
-            raise EffaceError("steps, keep_weight and prior_weight must not be below 0")
+        super().__post_init__()
+        at_least(self, 0, "prior_weight")
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The trained weights less the model's own."""
         story: dict[str, Any] = {"name": "ablation", **asdict(self)}
         standing = standing_of(model, concept, story, rng)
         anchors = self.anchors(model, concept, rng, on_step)
-        base = {
-            n: anchors.denoiser.weight(n) for n in chosen(anchors.denoiser.names(), self.layers)
-        }
-        trained = train(
-            base,
-            lambda weights, step, generator: self.loss(anchors, weights, generator),
-            steps=self.steps,
-            rate=self.rate,
-            rng=rng,
-            on_step=on_step,
-            watch=watching(anchors.kept.moved, self.most_moved),
-            standing=standing,
-        )
+        base = self.parameters(anchors.denoiser)
+
+        def loss(weights: Weights, step: int, generator: Generator) -> Tensor:
+            return self.loss(anchors, weights, generator)
+
+        trained = self.learn(base, loss, anchors.kept, rng, on_step, standing)
         on_step("training", 1, 1)
         facts = trained.facts(anchors.seen.moved, anchors.kept.moved)
         edits = dense(base, trained.weights)
         return Patch(concept, story, model.fingerprint, edits=edits, facts=facts)
+
+    def parameters(self, denoiser: Denoiser) -> dict[str, Tensor]:
+        """What is trained, as it is in the base."""
+        return {n: denoiser.weight(n) for n in chosen(denoiser.names(), self.layers)}
 
     def anchors(
         self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep
     ) -> "Anchors":
         """What is learned from."""
         drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance)
-        return Anchors(model, concept, drawing, self.keep_drawings, rng, on_step)
+        return Anchors(model, concept, drawing, self.kept_drawings, rng, on_step)
 
     def loss(self, anchors: "Anchors", weights: Weights, rng: Generator) -> Tensor:
         """Eq. 4 or 5, the prior's term, and kept prompts as before; one call for all of them."""

@@ -17,61 +17,28 @@ presets give the released codes' settings, except that a trajectory of the curre
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
 from efface.backbone import Backbone, Denoiser
-from efface.core import Concept, EffaceError, OnStep
+from efface.core import Concept, OnStep
 from efface.layers import Layers, chosen
-from efface.lesson import Batch, Drawing, Lesson, away
+from efface.lesson import Batch, Lesson
 from efface.moments import beside
 from efface.patch import Patch, dense
-from efface.train import Standing, Trained, Weights, standing_of, train, watching
+from efface.taught import Opposed
+from efface.train import Standing, Trained, Weights, standing_of
 
 
 @dataclass(frozen=True)
-class ESD:
+class ESD(Opposed):
     """Settings of one fine-tuning."""
 
     layers: Layers = "x"
     """What is trained: x (cross-attention), kv (its keys and values), u (all else), self, full."""
-    guidance: float = 1.0
-    """η, from 0: how far past nothing the concept is pushed. Higher erases harder, spoils more."""
-    start: Literal["nothing", "concept"] = "nothing"
-    """Where the push starts: nothing (the paper, η = 1) or concept (today's code, 2 is that)."""
-    steps: int = 60
-    """Updates, from 0. More erase harder and move neighbours more."""
-    rate: float = 2e-4
-    """Adam's learning rate, above 0. Higher needs fewer steps and moves neighbours more."""
-    batch: int = 4
-    """Moments of the concept in an update, from 1. Higher is steadier and slower."""
-    drawings: int = 8
-    """Drawings of the concept, from 1; one a phrase at least. More give more to learn from."""
-    drawing_steps: int = 20
-    """Steps of a drawing, from 1. More give more moments."""
-    drawing_guidance: float = 3.0
-    """Guidance of the drawings. Higher makes what is learned from more typical of the concept."""
-    redraw: int = 0
-    """Updates after which the edited model draws anew; 0: only the base draws, once."""
-    keep_weight: float = 1.0
-    """Weight, from 0, of predicting kept prompts as before; 0 is the paper's."""
-    keep_drawings: int = 16
-    """Drawings of kept prompts, from 1. More hold more of them."""
-    most_moved: float | None = None
-    """Stop before kept prompts are moved by more than this share of what they say; none: never."""
-
-    def __post_init__(self) -> None:
-        least = (self.batch, self.drawings, self.drawing_steps, self.keep_drawings)
-        if min(least) < 1 or self.rate <= 0:
-            raise EffaceError(
-                "batch, drawings, drawing_steps and keep_drawings must be at least 1, rate above "
-                f"0: got {', '.join(map(str, (*least, self.rate)))}"
-            )
-        if min(self.steps, self.redraw, self.keep_weight, self.guidance) < 0:
-            raise EffaceError("steps, redraw, keep_weight and guidance must not be below 0")
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The trained weights less the model's own."""
@@ -79,7 +46,7 @@ class ESD:
         standing = standing_of(model, concept, story, rng)
         lesson = self.lesson(model, concept, rng, on_step)
         base = self.parameters(lesson.denoiser)
-        trained = self.erase(lesson, base, self.steps, rng, on_step, standing)
+        trained = self.erase(lesson, base, rng, on_step, standing)
         on_step("training", 1, 1)
         edits = dense(base, trained.weights)
         facts = trained.facts(lesson.erased.moved, lesson.kept.moved)
@@ -93,31 +60,17 @@ class ESD:
         self,
         lesson: Lesson,
         start: Weights,
-        steps: int,
         rng: Generator,
         on_step: OnStep,
         standing: Standing,
-        *,
-        last: bool = True,
+        **how: Any,
     ) -> Trained:
         """Descend Eq. 7 from `start`."""
-        return train(
-            start,
-            lambda weights, step, generator: self.loss(lesson, weights, step, generator),
-            steps=steps,
-            rate=self.rate,
-            rng=rng,
-            on_step=on_step,
-            watch=watching(lesson.kept.moved, self.most_moved),
-            standing=standing,
-            whole=max(1, self.redraw),
-            last=last,
-        )
 
-    def lesson(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Lesson:
-        """What is learned from."""
-        drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance, self.redraw)
-        return Lesson(model, concept, drawing, self.keep_drawings, rng, on_step)
+        def loss(weights: Weights, step: int, generator: Generator) -> Tensor:
+            return self.loss(lesson, weights, step, generator)
+
+        return self.learn(start, loss, lesson.kept, rng, on_step, standing, whole=self.whole, **how)
 
     def loss(self, lesson: Lesson, weights: Weights, step: int, rng: Generator) -> Tensor:
         """Eq. 7, and kept prompts as before; one call for both."""
@@ -126,7 +79,7 @@ class ESD:
 
     def regression(self, lesson: Lesson, weights: Weights, batch: Batch, rng: Generator) -> Tensor:
         """The loss at examples of the concept."""
-        goal = away(batch.moments, self.guidance, self.start)
+        goal = self.goal(batch.moments)
         if not self.keep_weight:
             out = lesson.denoiser.predict(*batch.moments[:2], batch.said, weights)
             return mse_loss(out, goal)

@@ -35,6 +35,7 @@ from efface.moments import remembered, said_by, say, spread
 from efface.patch import Patch, dense
 from efface.phrases import SAMPLE, held, judged
 from efface.picture_files import open_pictures
+from efface.settings import at_least, positive
 from efface.tokens import check_spoken
 from efface.train import Trained, Watch, Weights, standing_of, train
 
@@ -65,14 +66,9 @@ class FSU:
     """Stop before kept prompts' rows drift by more than this share; none: never."""
 
     def __post_init__(self) -> None:
-        least = (self.drawings, self.drawing_steps, self.batch, self.keep_batch)
-        if min(least) < 1 or self.rate <= 0:
-            raise EffaceError(
-                "drawings, drawing_steps, batch and keep_batch must be at least 1, rate above 0: "
-                f"got {', '.join(map(str, (*least, self.rate)))}"
-            )
-        if min(self.steps, self.keep_weight) < 0:
-            raise EffaceError("steps and keep_weight must not be below 0")
+        at_least(self, 1, "drawings", "drawing_steps", "batch", "keep_batch")
+        at_least(self, 0, "steps", "keep_weight")
+        positive(self, "rate")
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The trained weights less the model's own; `toward` has no part in the method."""

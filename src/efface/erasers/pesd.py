@@ -15,50 +15,44 @@ it is learned and is kept or zeroed whole in the end (`efface.masks`); the loss 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from efface.backbone import Backbone
 from efface.core import Concept, OnStep
 from efface.erasers.esd import ESD
-from efface.masks import check_mask, learned
+from efface.masks import Pruning, learned
 from efface.patch import Patch
-from efface.train import standing_of
+from efface.train import Weights, standing_of
 
 
 @dataclass(frozen=True)
-class PESD(ESD):
+class PESD(Pruning, ESD):
     """ESD's settings and the mask's."""
-
-    rate: float = 0.2
-    """Adam's learning rate of the logits, above 0. Higher prunes sooner."""
-    sparsity: float = 0.1
-    """Weight, from 0, of the share pruned. Higher prunes less."""
-    ratio: float = 1.0
-    """At most this share is pruned, 0 to 1, the weights of the lowest logits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_mask(self.sparsity, self.ratio)
+        self.check_mask()
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """The mask, as factors of the weights."""
         story: dict[str, Any] = {"name": "pesd", **asdict(self)}
         standing = standing_of(model, concept, story, rng)
         lesson = self.lesson(model, concept, rng, on_step)
-        base = self.parameters(lesson.denoiser)
+
+        def loss(weights: Weights, step: int, generator: Generator) -> Tensor:
+            return self.loss(lesson, weights, step, generator)
+
         edits, trained, pruned = learned(
-            base,
-            lambda weights, step, generator: self.loss(lesson, weights, step, generator),
+            self.parameters(lesson.denoiser),
+            loss,
             lesson.kept.moved,
-            sparsity=self.sparsity,
-            ratio=self.ratio,
-            most_moved=self.most_moved,
+            self,
+            self.most_moved,
             steps=self.steps,
-            rate=self.rate,
             rng=rng,
             on_step=on_step,
             standing=standing,
-            whole=max(1, self.redraw),
+            whole=self.whole,
         )
         on_step("training", 1, 1)
         facts = {**trained.facts(lesson.erased.moved, lesson.kept.moved), "pruned": pruned}

@@ -23,11 +23,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from efface.backbone import Backbone, Denoiser
-from efface.core import Concept, EffaceError, Encoded, OnStep, Said
+from efface.core import Concept, Encoded, OnStep, Said
 from efface.erasers.esd import ESD
 from efface.lesson import Batch, Lesson
 from efface.patch import Patch, dense
-from efface.train import Weights, standing_of, train, watching
+from efface.settings import at_least, positive
+from efface.train import Weights, standing_of
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class RACE(ESD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = min(self.erase_steps, self.attack_steps, self.reach, self.lasso)
-        if least < 0 or self.attack_pace <= 0:
-            raise EffaceError(
-                "erase_steps, attack_steps, reach and lasso must not be below 0, attack_pace "
-                f"above it: got {least} and {self.attack_pace}"
-            )
+        at_least(self, 0, "erase_steps", "attack_steps", "reach", "lasso")
+        positive(self, "attack_pace")
+
+    @property
+    def updates(self) -> int:
+        """Of both halves."""
+        return self.erase_steps + self.steps
 
     def fit(self, model: Backbone, concept: Concept, rng: Generator, on_step: OnStep) -> Patch:
         """ESD, then training against the adversary."""
@@ -67,18 +69,14 @@ class RACE(ESD):
         standing = standing_of(model, concept, story, rng)
         lesson = self.lesson(model, concept, rng, on_step)
         base = self.parameters(lesson.denoiser)
-        start = self.erase(lesson, base, self.erase_steps, rng, on_step, before, last=False).weights
-        trained = train(
-            start,
-            lambda weights, step, generator: self.robust(lesson, start, weights, step, generator),
-            steps=self.steps,
-            rate=self.rate,
-            rng=rng,
-            on_step=on_step,
-            watch=watching(lesson.kept.moved, self.most_moved),
-            standing=standing,
-            whole=max(1, self.redraw),
-        )
+        start = self.erase(
+            lesson, base, rng, on_step, before, steps=self.erase_steps, last=False
+        ).weights
+
+        def loss(weights: Weights, step: int, generator: Generator) -> Tensor:
+            return self.robust(lesson, start, weights, step, generator)
+
+        trained = self.learn(start, loss, lesson.kept, rng, on_step, standing, whole=self.whole)
         before.done()
         on_step("training", 1, 1)
         edits = dense(base, trained.weights)

@@ -20,8 +20,8 @@ as many as fit. `keep_weight`, `most_moved` and batches are ours.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -32,12 +32,14 @@ from efface.adapters import Adapted, gates
 from efface.backbone import Denoiser, Layered
 from efface.backbones.attention import crossed, seen
 from efface.core import Concept, EffaceError, OnStep, Said
-from efface.lesson import Batch, Drawing, Lesson, away
+from efface.lesson import Batch, Lesson
 from efface.localized import ELSE, Masks, masks, outside, words_of
 from efface.moments import beside, said_by
 from efface.patch import Patch
+from efface.settings import at_least, positive
 from efface.soft_prompts import SoftPrompts, behind
-from efface.train import Weights, standing_of, train, watching
+from efface.taught import Opposed
+from efface.train import Weights, standing_of
 
 
 class Field(NamedTuple):
@@ -50,29 +52,13 @@ class Field(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Receler:
+class Receler(Opposed):
     """Settings of the erasers, of ESD's step, and of what goes with it."""
 
-    rank: int = 128
-    """Width of an eraser's middle, from 1. Higher can change more and is a larger patch."""
-    guidance: float = 1.0
-    """η, from 0: how far past nothing the concept is pushed. Higher erases harder, spoils more."""
-    start: Literal["nothing", "concept"] = "nothing"
-    """Where the push starts: nothing (the paper, η = 1) or concept (2 is the same)."""
-    steps: int = 60
-    """Updates, from 0. More erase harder and move neighbours more."""
     rate: float = 1e-3
     """Adam's learning rate of the erasers, above 0. Higher needs fewer steps and spoils more."""
-    batch: int = 4
-    """Moments of the concept in an update, from 1. Higher is steadier and slower."""
-    drawings: int = 8
-    """Drawings of the concept, from 1; one a phrase at least. More give more to learn from."""
-    drawing_steps: int = 20
-    """Steps of a drawing, from 1. More give more moments."""
-    drawing_guidance: float = 3.0
-    """Guidance of the drawings. Higher makes what is learned from more typical of the concept."""
-    redraw: int = 0
-    """Updates after which the edited model draws anew; 0: only the base draws, once."""
+    rank: int = 128
+    """Width of an eraser's middle, from 1. Higher can change more and is a larger patch."""
     prompts: int = 16
     """Learned rows behind a prompt, from 1. More are a stronger adversary."""
     attack_steps: int = 3
@@ -90,26 +76,12 @@ class Receler:
     threshold: float = 0.1
     """τ, 0 to 1: how far from least to most attention the concept begins. Higher is a tighter mask
     and a harder penalty."""
-    keep_weight: float = 1.0
-    """Weight, from 0, of predicting kept prompts as before; 0 is the paper's."""
-    keep_drawings: int = 16
-    """Drawings of kept prompts, from 1. More hold more of them."""
-    most_moved: float | None = None
-    """Stop before kept prompts are moved by more than this share of what they say; none: never."""
 
     def __post_init__(self) -> None:
-        least = {n: getattr(self, n) for n in ("rank", "batch", "drawings", "drawing_steps")}
-        least |= {"prompts": self.prompts, "keep_drawings": self.keep_drawings}
-        if low := [f"{name} {value}" for name, value in least.items() if value < 1]:
-            raise EffaceError(f"{', '.join(least)} must be at least 1: got {', '.join(low)}")
-        if self.rate <= 0 or self.attack_rate <= 0:
-            raise EffaceError(
-                f"rate and attack_rate must be above 0: got {self.rate} and {self.attack_rate}"
-            )
-        none = ["steps", "redraw", "guidance", "attack_steps", "attack_decay"]
-        none += ["local_weight", "keep_weight"]
-        if low := [f"{n} {getattr(self, n)}" for n in none if getattr(self, n) < 0]:
-            raise EffaceError(f"{', '.join(none)} must not be below 0: got {', '.join(low)}")
+        super().__post_init__()
+        at_least(self, 1, "rank", "prompts")
+        at_least(self, 0, "attack_steps", "attack_decay", "local_weight")
+        positive(self, "attack_rate")
         if not 0 < self.attacked <= 1 or not 0 <= self.threshold <= 1:
             raise EffaceError(
                 "attacked must be above 0 and at most 1, threshold from 0 to 1: got "
@@ -121,22 +93,24 @@ class Receler:
         story: dict[str, Any] = {"name": "receler", **asdict(self)}
         denoiser = Adapted(model.denoiser(), crossed(model.denoiser()))
         standing = standing_of(model, concept, story, rng)
-        drawing = Drawing(self.drawings, self.drawing_steps, self.drawing_guidance, self.redraw)
-        lesson = Lesson(model, concept, drawing, self.keep_drawings, rng, on_step)
+        lesson = self.lesson(model, concept, rng, on_step)
         lesson.through(denoiser)
         start = denoiser.begun(self.rank, rng)
         field = self.field(model, denoiser, lesson, rng)
-        trained = train(
+
+        def loss(weights: Weights, step: int, generator: Generator) -> Tensor:
+            return self.loss(field, weights, step, generator)
+
+        adversary = field.adversary.state if field.adversary else {}
+        trained = self.learn(
             start,
-            lambda weights, step, generator: self.loss(field, weights, step, generator),
-            steps=self.steps,
-            rate=self.rate,
-            rng=rng,
-            on_step=on_step,
-            watch=watching(lesson.kept.moved, self.most_moved),
-            standing=standing,
-            whole=max(1, self.redraw),
-            beside=field.adversary.state if field.adversary else {},
+            loss,
+            lesson.kept,
+            rng,
+            on_step,
+            standing,
+            whole=self.whole,
+            beside=adversary,
         )
         on_step("training", 1, 1)
         facts = trained.facts(lesson.erased.moved, lesson.kept.moved)
@@ -181,7 +155,7 @@ class Receler:
         if adversary is not None:
             missed = mse_loss(ours[:met], moments.named[:met])
             adversary.step(missed, moments.pair[:met])
-        loss = mse_loss(ours, away(moments, self.guidance, self.start))
+        loss = mse_loss(ours, self.goal(moments))
         if self.local_weight:
             here = {site: rows[: self.batch] for site, rows in added.items()}
             loss = loss + self.local_weight * outside(here, inside)
@@ -217,29 +191,18 @@ class Receler:
         return beside(behind(said, adversary.rows(phrase)), said_by(batch.said, rest))
 
 
-PRESETS = {
-    "paper": Receler(
-        steps=500,
-        rate=3e-4,
-        batch=1,
-        drawings=1,
-        drawing_steps=50,
-        redraw=10,
-        attack_steps=50,
-        attack_decay=0.1,
-        attacked=1.0,
-        keep_weight=0.0,
-    ),
-    "released": Receler(
-        steps=500,
-        rate=3e-4,
-        batch=1,
-        drawings=1,
-        drawing_steps=50,
-        redraw=10,
-        as_released=True,
-        keep_weight=0.0,
-    ),
-}
+PAPER = Receler(
+    steps=500,
+    rate=3e-4,
+    batch=1,
+    drawings=1,
+    drawing_steps=50,
+    redraw=10,
+    attack_steps=50,
+    attack_decay=0.1,
+    attacked=1.0,
+    keep_weight=0.0,
+)
+PRESETS = {"paper": PAPER, "released": replace(PAPER, as_released=True)}
 """paper: the released settings with the learned rows in the prompt; released: without, as it runs.
 A trajectory of the current model serves `redraw` steps and not one."""
