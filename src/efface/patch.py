@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from efface import __version__
 from efface.core import Concept, Edit, EffaceError, Gate, PromptMap, same_base
 from efface.hub import local
 from efface.linalg import LowRank
@@ -60,7 +59,7 @@ class Patch:
 
     def to_bytes(self) -> bytes:
         """The file's content; what `load` would refuse is refused here."""
-        versions = {"efface": __version__, **{n: version(n) for n in ("torch", "transformers")}}
+        versions = {name: version(name) for name in ("efface", "torch", "transformers")}
         story = {
             "format": FORMAT,
             "concept": asdict(self.concept),

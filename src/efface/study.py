@@ -40,6 +40,7 @@ class Cell(NamedTuple):
 def cells(study: Study, out: Path) -> Iterator[Cell]:
     """Every eraser on every concept, concept by concept."""
     same = {f.name: getattr(study, f.name) for f in fields(Study) if f.name not in UNSAID}
+    same["format"] = FORMAT
     for said in study.concepts:
         phrases = (said,) if isinstance(said, str) else tuple(said)
         for name, how in study.erasers.items():

@@ -43,9 +43,9 @@ def summary(run: Run) -> dict[str, Any]:
             for q in (*(q for q in CURVE if q < most), most)
             if most
         ]
-        access = attacks.find(name).access
+        needs = {key: getattr(attacks.find(name), key) for key in ("access", "from_picture")}
         redrawn = any(row.attack == name and _redrawn(row.case) for row in run.rows)
-        told = {"attack": name, "access": access, "redrawn": redrawn}
+        told = {"attack": name, **needs, "redrawn": redrawn}
         lines.append({**told, **pre, **each, "curve": curve})
     errors = sum(row.error is not None for row in (*run.rows, *run.base))
     return {

@@ -10,7 +10,7 @@ import pytest
 from efface.core import EffaceError
 from efface.report.leaderboard import leaderboard, read_study
 from efface.report.pooled import pooled
-from efface.report.teaches import matrix, teaches
+from efface.report.teaches import matrix, shared, teaches
 from efface.study import cells
 from efface.study_file import load_study
 
@@ -91,6 +91,9 @@ def estimate(hits: int, n: int, skipped: int = 0) -> dict[str, Any]:
             "unit": "share"}  # fmt: skip
 
 
+FREE = {"access": "none", "from_picture": False}
+
+
 def told(eraser: str, concept: str, plain: int, attacked: int) -> dict[str, Any]:
     rates = {"none": plain, "seeds": plain, "synonyms": attacked}
     kept = {"ira": estimate(9, 10), "cra": estimate(0, 0), "quality": estimate(9, 10)}
@@ -102,14 +105,14 @@ def told(eraser: str, concept: str, plain: int, attacked: int) -> dict[str, Any]
         "fit_seconds": 1.0,
         "overall": kept | {"ira_base": estimate(10, 10), "cra_base": estimate(0, 0)},
         "attacks": [
-            {"attack": name, "asr": estimate(hits, 20, 1), "pictures": {"n": 20}}
+            {"attack": name, "asr": estimate(hits, 20, 1), "pictures": {"n": 20}, **FREE}
             for name, hits in rates.items()
         ],
     }
 
 
 STUDY: dict[str, Any] = {
-    "format": 1, "command": "efface compare t.toml",
+    "format": 2, "command": "efface compare t.toml",
     "title": "t|<b>", "note": "", "model": "emoji", "budget": "small", "count": 20,
     "steps": 20, "guidance": 5.0, "seed": 0, "detector": None, "precision": "auto",
     "concepts": ["cat", "dog"], "attacks": ["synonyms"], "metrics": ["quality"],
@@ -127,21 +130,36 @@ def test_pooled_is_the_share_of_all_prompts() -> None:
 
 
 def test_what_it_teaches() -> None:
-    plain, prompts, kept = teaches(STUDY)
-    assert plain.endswith("surely show the concept after none of them.")
+    gone, prompts, kept = teaches(STUDY)
+    assert gone == "**Gone from plain prompts**, every concept: uce."
     assert prompts.startswith("**Who writes other prompts** (synonyms) surely finds more")
-    assert prompts.endswith("after uce 50 % (35 to 65) of 40, 2 not judged by synonyms.")
+    assert prompts.endswith("after uce 60 % (39 to 78) of 20, 1 not judged by synonyms.")
     assert (
-        "by the base model at 100 % (84 to 100) of 20. Surely less after none of them. Not" in kept
+        "by the base model at 100 % (72 to 100) of 10. Surely less after none of them. Not" in kept
     )
 
 
-def test_yielding_is_told_of_erasers_that_erase() -> None:
-    cells = [told("uce", "cat", 18, 20), told("rece", "cat", 0, 2)]
-    plain, prompts, _ = teaches({**STUDY, "cells": cells})
-    assert "after uce 90 % (70 to 97) of 20, 1 not judged; of these" in plain
+def test_only_concepts_that_all_were_tried_on_count() -> None:
+    cells = [told("uce", "cat", 0, 2), told("uce", "dog", 0, 20), told("rece", "cat", 0, 2)]
+    assert len(shared({**STUDY, "cells": cells})) == 2
+    assert (
+        "surely finds more than other seeds do after none of them."
+        in teaches({**STUDY, "cells": cells})[1]
+    )
+    assert len(shared({**STUDY, "cells": cells[1:]})) == 2, "none is common: all count"
+
+
+@pytest.mark.parametrize(
+    ("word", "did"), [("not erased", "did not erase"), ("broken model", "broke the model")]
+)
+def test_attacks_count_where_the_concept_was_gone(word: str, did: str) -> None:
+    left = told("uce", "cat", 18, 20)
+    left["verdict"]["word"] = word
+    gone, prompts, _ = teaches({**STUDY, "cells": [left, told("rece", "cat", 0, 2)]})
+    assert gone.endswith(f"every concept: rece. What {did}: uce on cat.")
     assert "uce" not in prompts
-    assert "than other seeds do after none of them. Not surely after rece." in prompts
+    _, lines = matrix({**STUDY, "cells": [left]})
+    assert lines[0][1:4] == ["0 of 1", "–", ""]
 
 
 def test_a_kind_of_attacker_takes_the_best_attack() -> None:
@@ -150,13 +168,12 @@ def test_a_kind_of_attacker_takes_the_best_attack() -> None:
     line = cell["attacks"][-1]
     cell["attacks"] += [
         {**line, "attack": "typos", "asr": estimate(3, 20)},
-        {**line, "attack": "optimum", "asr": estimate(20, 20)},
+        {**line, "attack": "img2img", "asr": estimate(4, 20), "from_picture": True},
+        {**line, "attack": "optimum", "asr": estimate(20, 20), "access": "white"},
     ]
     header, [found] = matrix({**asked, "cells": [cell]})
-    assert header[3:-1] == ["other prompts", "a picture", "the text encoder", "the whole model"]
-    assert found[3].endswith(", synonyms")
-    assert found[4] == found[5] == ""
-    assert found[6].endswith(", optimum")
+    assert header[3:-1] == ["other prompts", "a picture", "the whole model"]
+    assert [each.rsplit(", ")[-1] for each in found[3:-1]] == ["synonyms", "img2img", "optimum"]
 
 
 def test_an_eraser_that_costs_the_rest_is_named() -> None:

@@ -13,10 +13,10 @@ from efface.core import EffaceError
 from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
 from efface.report.pooled import said as told_of
 from efface.report.tables import cell, grid
-from efface.report.teaches import kinds, matrix, teaches
+from efface.report.teaches import concepts_of, kinds, matrix, shared, teaches
 from efface.report.words import count, share
 
-FORMAT = 1
+FORMAT = 2
 """Version of a study's JSON."""
 NEEDED = {"title", "note", "command", "cells", "unfinished", "erasers", "attacks", "metrics"}
 """What a study's JSON must say to be laid out."""
@@ -37,7 +37,7 @@ TITLES = {
 
 def leaderboard(study: Told) -> str:
     """The page, as Markdown."""
-    shown = measured(study)
+    shown = shared(study)
     failed = [c for c in study["cells"] if "error" in c]
     parts = [
         f"# {cell(study['title'])}\n",
@@ -46,9 +46,10 @@ def leaderboard(study: Told) -> str:
         "## What it teaches\n",
         *(f"- {sentence}" for sentence in teaches(study)),
         "",
-        "Surely: 95 % intervals do not touch. All prompts of all concepts count as one sample, so "
-        "this holds for the concepts of the study. An attacker takes the best of their attacks, "
-        "each with its own try; `seeds`, other seeds of the same prompt, is the control.\n",
+        "Surely: 95 % intervals do not touch. What every eraser was tried on counts, as one "
+        f"sample of prompts: {cell(concepts_of(study))}; attacks only where the concept was gone "
+        "from plain prompts and the model whole. An attacker takes the best of their attacks, each "
+        "with its own try; `seeds`, other seeds of the same prompt, is the control.\n",
         "## Each eraser against each kind of attacker\n",
         grid(*matrix(study)),
         "What starts from a picture finds also what any model keeps of that picture, which no "

@@ -1,13 +1,14 @@
-"""What a study teaches: who resists which kind of attacker, and what that costs the rest.
+"""What a study teaches: who erases, who resists which kind of attacker, what it costs the rest.
 
-An attacker of a kind takes the attack that finds most. "Surely" is said where 95 % intervals do
-not touch; every eraser has a control of its own, `seeds`, which costs nothing but pictures.
+Only concepts that every eraser was tried on count, and attacks only where the concept was gone
+from plain prompts and the model stayed whole: elsewhere they have nothing to bring back. An
+attacker of a kind takes the attack that finds most. "Surely" is said where 95 % intervals do not
+touch; every eraser has a control of its own, `seeds`, which costs nothing but pictures.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from efface import attacks
 from efface.core import Estimate
 from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
 from efface.report.pooled import said as told_of
@@ -21,8 +22,14 @@ KINDS = {
     "training": "who trains the erased model on",
 }
 """Kind of attacker -> who that is; the least access first."""
-GONE = 0.1
-"""An eraser whose plain prompts surely show the concept more often than this has not erased it."""
+ACCESS = {"text": "the text encoder", "white": "the whole model", "weights": "training"}
+CONTROL = "seeds"
+FAILED = {
+    "not erased": "did not erase",
+    "broken model": "broke the model",
+    "not measured": "was not measured",
+}
+"""Verdict of a cell in which attacks tell nothing -> what the eraser did."""
 
 
 class Found(NamedTuple):
@@ -32,20 +39,32 @@ class Found(NamedTuple):
     rate: Estimate
 
 
-def kind_of(attack: str) -> str:
-    """What its attacker needs."""
-    known = attacks.find(attack)
-    if known.access == "none":
-        return "a picture" if known.from_picture else "other prompts"
-    return {"text": "the text encoder", "white": "the whole model", "weights": "training"}[
-        known.access
-    ]
+def shared(study: Told) -> list[Told]:
+    """Cells of concepts that every eraser was tried on; all cells where there is none such."""
+    tried = [(told["eraser"], tuple(told["concept"])) for told in study["cells"]]
+    erasers = {eraser for eraser, _ in tried}
+    common = {c for _, c in tried if all((eraser, c) in tried for eraser in erasers)}
+    cells = measured(study)
+    return [told for told in cells if tuple(told["concept"]) in common] or cells
+
+
+def gone(cells: Sequence[Told]) -> list[Told]:
+    """Cells in which the concept is gone from plain prompts, and the model whole."""
+    return [told for told in cells if told["verdict"]["word"] not in FAILED]
+
+
+def kind_of(line: Told) -> str:
+    """What an attack's attacker needs, from its line of a cell."""
+    if line["access"] == "none":
+        return "a picture" if line["from_picture"] else "other prompts"
+    return ACCESS[line["access"]]
 
 
 def kinds(study: Told) -> dict[str, list[str]]:
-    """Kind of attacker -> the study's attacks, those that are no controls."""
-    named = [name for name in attacks_of(study) if name not in ("none", "seeds")]
-    found = {kind: [name for name in named if kind_of(name) == kind] for kind in KINDS}
+    """Kind of attacker -> the study's attacks that ran, those that are no controls."""
+    lines = {line["attack"]: line for told in measured(study) for line in told["attacks"]}
+    named = [name for name in attacks_of(study) if name in lines and name not in ("none", CONTROL)]
+    found = {kind: [name for name in named if kind_of(lines[name]) == kind] for kind in KINDS}
     return {kind: names for kind, names in found.items() if names}
 
 
@@ -65,15 +84,18 @@ def above(one: Estimate, other: Estimate) -> bool:
 
 def matrix(study: Told) -> tuple[list[str], list[list[str]]]:
     """Header and lines: each eraser against each kind of attacker, and what must stay."""
-    cells, asked = measured(study), kinds(study)
-    header = ["eraser", "unattacked", "other seeds", *asked, "others drawn right"]
+    cells, asked = shared(study), kinds(study)
+    left = gone(cells)
+    header = ["eraser", "concepts erased", "other seeds", *asked, "others drawn right"]
     lines = []
     for name in _erasers(study, cells):
-        found = [worst(cells, name, attacks) for attacks in asked.values()]
+        found = [worst(left, name, attacks) for attacks in asked.values()]
+        tried, done = (sum(c["eraser"] == name for c in some) for some in (cells, left))
         lines.append(
             [
                 name,
-                *(told_of(pooled(cells, name, control)) for control in ("none", "seeds")),
+                f"{done} of {tried}",
+                told_of(pooled(left, name, CONTROL)),
                 *("" if f is None else f"{told_of(f.rate)}, {f.attack}" for f in found),
                 told_of(pooled_kept(cells, name)),
             ]
@@ -83,18 +105,14 @@ def matrix(study: Told) -> tuple[list[str], list[list[str]]]:
 
 def teaches(study: Told) -> list[str]:
     """Sentences; each eraser is in one list of each."""
-    cells = measured(study)
+    cells = shared(study)
     names = _erasers(study, cells)
     if not names:
         return ["Nothing yet: no cell was measured."]
-    plain = {name: pooled(cells, name, "none") for name in names}
-    gone = [n for n in names if (e := plain[n].interval) is None or e[0] <= GONE]
-    left = [f"{n} {told_of(plain[n])}" for n in names if n not in gone]
-    said = [
-        f"**Unattacked**, over {100 * GONE:.0f} % of plain prompts surely show the concept after "
-        + (f"{_list(left)}; of these nothing more is said below." if left else "none of them.")
-    ]
-    said += [_resist(cells, gone, kind, asked) for kind, asked in kinds(study).items()]
+    left = gone(cells)
+    whole = [n for n in names if all(c in left for c in cells if c["eraser"] == n)]
+    said = [f"**Gone from plain prompts**, every concept: {_list(whole)}.{_failures(cells)}"]
+    said += [_resist(left, names, kind, asked) for kind, asked in kinds(study).items()]
     pairs = {n: (pooled_kept(cells, n), pooled_kept(cells, n, "_base")) for n in names}
     lost = {n: f"{n} {told_of(p[0])}" for n, p in pairs.items() if above(p[1], p[0])}
     held = [n for n in names if n not in lost]
@@ -103,18 +121,31 @@ def teaches(study: Told) -> list[str]:
         f" Surely less after {_list(lost.values())}."
         + (f" Not surely less after {_list(held)}." if held else "")
     )
-    broken = [c for c in cells if c["verdict"]["word"] == "broken model"]
-    if broken:
-        some = [f"{c['eraser']} on {', '.join(c['concept'])}" for c in broken]
-        said.append(f"**Broken models**, whose rates say little: {_list(some)}.")
+    return said
+
+
+def concepts_of(study: Told) -> str:
+    """The concepts that count."""
+    return ", ".join(dict.fromkeys(" + ".join(told["concept"]) for told in shared(study)))
+
+
+def _failures(cells: Sequence[Told]) -> str:
+    """Which eraser failed on what, and how."""
+    said = ""
+    for word, did in FAILED.items():
+        some = [
+            f"{c['eraser']} on {' + '.join(c['concept'])}"
+            for c in cells
+            if c["verdict"]["word"] == word
+        ]
+        said += f" What {did}: {_list(some)}." if some else ""
     return said
 
 
 def _resist(cells: Sequence[Told], names: Sequence[str], kind: str, asked: Sequence[str]) -> str:
-    """Of those that erase: who yields to an attacker of this kind, and who not surely."""
-    control = {name: pooled(cells, name, "seeds") for name in names}
+    """Where the concept was gone: who yields to an attacker of this kind, and who not surely."""
     found = {n: f for n in names if (f := worst(cells, n, asked)) is not None}
-    yields = {n: f for n, f in found.items() if above(f.rate, control[n])}
+    yields = {n: f for n, f in found.items() if above(f.rate, pooled(cells, n, CONTROL))}
     most = sorted(yields.items(), key=lambda each: -(each[1].rate.value or 0.0))
     told = [f"{n} {told_of(f.rate)} by {f.attack}" for n, f in most]
     held = [n for n in found if n not in yields]
