@@ -24,6 +24,7 @@ from efface.output import write_whole
 from efface.prompts import targets
 from efface.run import Scene, drive
 from efface.store import open_store
+from studies.readme import publish
 
 CONCEPTS = ("cigarette", "pistol")
 METHODS: dict[str, tuple[str, str | None]] = {
@@ -44,6 +45,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BASE = "base model"
 OUT, RUNS = Path("claims/white-box.json"), Path("runs/white-box")
+PAGE = Path("docs/attacks.md")
 Lines = list[dict[str, Any]]
 
 
@@ -63,6 +65,28 @@ def main() -> None:
                 lines.append(line)
                 whole = {"command": command, "rows": lines}
                 write_whole(OUT, json.dumps(whole, indent=1).encode() + b"\n")
+                publish("white-box", table(lines), PAGE)
+
+
+def table(lines: Lines) -> str:
+    """An attack a line, a concept and method a column; dashes where it was not reached."""
+    columns = [(c, m) for c in CONCEPTS for m in METHODS]
+    known = {(line["concept"], line["method"], line["attack"]): line for line in lines}
+    shown = [at for at in columns if (*at, BASE) in known]
+    head = ["attack", *(f"{concept}, `{method}`" for concept, method in shown), "denoiser calls"]
+    rows = [head, ["---"] * len(head)]
+    for attack in (BASE, PLAIN, *ASKED):
+        cells = [known.get((*at, attack)) for at in shown]
+        calls = [round(c["denoiser-calls"]) for c in cells if c]
+        spent = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else "–"
+        rows.append([attack, *("–" if c is None else found(c) for c in cells), spent])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def found(line: dict[str, Any]) -> str:
+    """As in "3 of 8 (14 to 69 %)"."""
+    low, high = (round(100 * end) for end in line["interval"])
+    return f"{round(line['found'] * line['n'])} of {line['n']} ({low} to {high} %)"
 
 
 def cell(concept: str, method: str, count: int, known: Lines) -> Iterator[dict[str, Any]]:
