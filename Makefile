@@ -57,7 +57,8 @@ adversary-report: .venv/.dev ## The exact adversary beside RECE's strengths; cer
 	$(BIN)/python -m studies.adversary
 
 study: .venv/.dev ## Every method on eight concepts of emoji, attacked (many hours; resumes)
-	mkdir -p runs
+	mkdir -p runs/emoji
+	cp -n claims/study-emoji.json runs/emoji/study.json
 	$(BIN)/efface compare studies/emoji.toml -o runs/emoji
 	cp runs/emoji/study.json claims/study-emoji.json
 	$(BIN)/efface leaderboard claims/study-emoji.json -o docs/leaderboard.md --force

@@ -22,7 +22,7 @@ from efface.backbones.local import placed
 from efface.core import EffaceError, OnStep
 from efface.output import check_folder, hold, write_whole
 from efface.report.evidence import gather
-from efface.report.leaderboard import FORMAT
+from efface.report.leaderboard import FORMAT, read_study
 from efface.study_file import Study, said_by
 from efface.workers import Lost, Schedule, in_turn
 
@@ -65,8 +65,8 @@ def run(
     lock = hold(out, "study")
     try:
         todo = list(cells(study, out))
-        before = [_known(cell).get("found") for cell in todo]
-        rows = [found and _row(cell, found) for cell, found in zip(todo, before, strict=True)]
+        told = _told_before(out)
+        rows = [_done(cell) or told.get(_key(cell)) for cell in todo]
         left = [i for i, row in enumerate(rows) if row is None]
         whole = _write(study, out, command, rows)
         work = partial(_run_cell, study)
@@ -95,8 +95,34 @@ def _write(
         "cells": done,
         "unfinished": len(rows) - len(done),
     }
-    write_whole(out / "study.json", json.dumps(whole, indent=1).encode() + b"\n")
+    head, tail = json.dumps(whole | {"cells": []}, indent=1).split('"cells": []')
+    lines = ",\n".join(json.dumps(row) for row in done)
+    write_whole(out / "study.json", f'{head}"cells": [\n{lines}\n]{tail}\n'.encode())
     return whole
+
+
+def _told_before(out: Path) -> dict[str, dict[str, Any]]:
+    """Rows that a study.json in the folder has, by all that their numbers depend on.
+
+    It may be of another machine, without the cells' own folders.
+    """
+    if not (path := out / "study.json").exists():
+        return {}
+    told = read_study(path)
+    before = Study(**{f.name: told[f.name] for f in fields(Study)})
+    rows = {(r["eraser"], *r["concept"]): r for r in told["cells"] if "error" not in r}
+    asked = {(cell.eraser, *cell.phrases): _key(cell) for cell in cells(before, out)}
+    return {asked[name]: row for name, row in rows.items() if name in asked}
+
+
+def _key(cell: Cell) -> str:
+    return json.dumps([cell.eraser, cell.asked], sort_keys=True)
+
+
+def _done(cell: Cell) -> dict[str, Any] | None:
+    """The line of a cell whose folder has all of it."""
+    found = _known(cell).get("found")
+    return found and _row(cell, found)
 
 
 def _known(cell: Cell) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def test_from_file_to_table(cli: Cli, tiny: Path, tiny_judge: Path, tmp_path: Pa
     assert (out / "uce/cat/run/rows.jsonl").stat().st_mtime_ns == rows
     page = leaderboard(told)
     assert page.index("## What it teaches") < page.index("## Each eraser on each concept")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/study.json").write_bytes((out / "study.json").read_bytes())
+    again = cli("compare", path, "-o", tmp_path / "elsewhere", "--json")
+    assert json.loads(again.out)["cells"] == told["cells"], "it goes on from the file alone"
+    assert not (tmp_path / "elsewhere/uce").exists()
     path.write_text(path.read_text().replace("steps = 2", "steps = 3"))
     assert "made for other settings" in cli("compare", path, "-o", out).err
     assert cli("leaderboard", out / "study.json").out.startswith("# t\n")
