@@ -15,16 +15,10 @@ from efface.lesson import WATCHED, drawn_pairs, enough
 from efface.moments import remembered, say, spread
 from efface.train import Standing, Trained, Watch, Weights, train
 from tests.equal import bits, contents
+from tests.quick import SHORT, quiet
 
 STEPS = 12
 CONCEPT = Concept("cat", ("cat",), keep=("house", "tree"))
-SHORT: dict[str, Any] = {
-    "drawings": 2,
-    "drawing_steps": 4,
-    "keep_drawings": 4,
-    "batch": 2,
-    "rate": 1e-3,
-}
 
 
 class Killed(BaseException):
@@ -40,10 +34,6 @@ class Killer:
     def __call__(self, what: str, step: int, of: int) -> None:
         if what == "training" and step == self.at:
             raise Killed
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def noisy(weights: Weights, step: int, rng: Generator) -> Tensor:
