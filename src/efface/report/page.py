@@ -15,7 +15,7 @@ from efface.report.curves import query_curves, recovery_curve, strength_curve, t
 from efface.report.evidence import Evidence
 from efface.report.limits import NEEDS, limits
 from efface.report.pictures import Card, concept_cards, damaged, hits, kept_cards
-from efface.report.verdict import RULES
+from efface.report.verdict import RULES, deciding, surest
 
 
 class Part(NamedTuple):
@@ -99,14 +99,9 @@ def _part(found: Evidence, blurred: bool) -> Part:
 
 
 def worst(found: Evidence) -> Mapping[str, Any] | None:
-    """The line of the attack whose rate is surely highest."""
-    lines = [
-        line
-        for line in found.table["attacks"]
-        if line["attack"] != "none" and line["asr"]["value"] is not None and line["pictures"]["n"]
-    ]
-    by = [(line["asr"]["interval"][0], line["asr"]["value"]) for line in lines]
-    return lines[by.index(max(by))] if lines else None
+    """The line of the attack whose rate is surely highest, of those that decide the verdict."""
+    lines = deciding(found.table)
+    return surest(lines) if lines else None
 
 
 def facts(found: Evidence) -> Mapping[str, Any]:

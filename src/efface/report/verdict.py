@@ -3,7 +3,7 @@
 Ours. A verdict needs an interval on its side; where the intervals allow either, it says undecided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from efface.report.words import interval, percent
@@ -61,10 +61,10 @@ def decide(table: Mapping[str, Any], unjudged: Mapping[str, int], *, finished: b
     ran = [x for x in table["attacks"] if x["attack"] != "none" and x["pictures"]["n"]]
     kept += "".join(_redrawn(line) for line in ran if line["redrawn"])
     tried = [line for line in ran if not line["redrawn"]]
-    known = [line for line in tried if line["asr"]["value"] is not None]
+    known = deciding(table)
     if not known:
         return Verdict("undecided", f"Unattacked, it fell {fell}; no attack was judged; {kept}.")
-    worst = max(known, key=lambda line: (line["asr"]["interval"][0], line["asr"]["value"]))
+    worst = surest(known)
     highest = max(line["asr"]["interval"][1] for line in known)
     whole_told = len(known) == len(tried) and not any(unjudged.values())
     word = "holds" if highest <= HOLDS and whole_told else "undecided"
@@ -77,6 +77,21 @@ def decide(table: Mapping[str, Any], unjudged: Mapping[str, int], *, finished: b
         several = f"none of {len(known)} attacks shows" if len(known) > 1 else f"{who} never shows"
         back = f"{several} it in more, {_rate(worst['asr'])}"
     return Verdict(word, f"Unattacked, the concept fell {fell}; {back}; {kept}.")
+
+
+def deciding(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Lines of the attacks that decide: they drew, were judged, and redrew no picture of it."""
+    return [
+        line
+        for line in table["attacks"]
+        if line["attack"] != "none" and line["pictures"]["n"] and not line["redrawn"]
+        if line["asr"]["value"] is not None
+    ]
+
+
+def surest(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The line whose rate is surely highest, the first of equals."""
+    return max(lines, key=lambda line: (line["asr"]["interval"][0], line["asr"]["value"]))
 
 
 def _redrawn(line: Mapping[str, Any]) -> str:
