@@ -19,7 +19,7 @@ AWAY = torch.device("meta")
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 """Operations that may meet tensors of both devices."""
 PICKS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default)
-"""Operations that take indices of the CPU."""
+"""Operations whose indices, the second argument, may be the CPU's."""
 
 
 class Elsewhere(Tensor):
@@ -65,9 +65,10 @@ def computed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     away = [isinstance(x, Elsewhere) for x in given]
     wanted = kwargs.get("device")
-    if any(away) and func not in MOVES and not (func in PICKS and away[0]):
+    if any(away) and func not in MOVES:
+        free = {id(x) for x in args[1]} if func in PICKS else set[int]()
         for tensor, there in zip(given, away, strict=True):
-            if not there and tensor.ndim and tensor.numel():
+            if not there and tensor.ndim and tensor.numel() and id(tensor) not in free:
                 raise RuntimeError(
                     f"{func}: expected all tensors on {AWAY}, one of {tuple(tensor.shape)} is on "
                     f"{tensor.device}"
