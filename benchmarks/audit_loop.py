@@ -19,7 +19,7 @@ from PIL import Image
 from efface import attacks
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import load_pipeline
-from efface.core import Case, Concept
+from efface.core import Case, Concept, quiet
 from efface.detectors.judge import reporting
 from efface.run import Scene, drive
 from efface.store import open_store
@@ -106,10 +106,6 @@ def main() -> None:
 def pixels(picture: Image.Image) -> np.ndarray:
     """Levels as signed numbers."""
     return np.asarray(picture.convert("RGB")).astype(int)
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import efface
 from benchmarks.checkpoints import checkpoint
 from efface.backbones.local import placed
 from efface.backbones.pipeline import draw, load_pipeline
-from efface.core import Case
+from efface.core import Case, quiet
 from efface.patch import Patch
 
 OUT = Path("claims/gpu.json")
@@ -42,10 +42,6 @@ def timed(what: Callable[[], Any]) -> tuple[float, Any]:
     found = what()
     torch.cuda.synchronize()
     return round(time.perf_counter() - started, 3), found
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def plain(pipe: Any, cases: list[Case]) -> list[Image]:

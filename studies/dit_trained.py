@@ -9,7 +9,6 @@ A method that refuses the model has its sentence as its cell.
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -104,17 +103,9 @@ def main() -> None:
         told = {"asked": asked, **cell(given.word, method, settings, tuned=given.tuning)}
         print(json.dumps(told), flush=True)
         if not given.tuning:
-            write(rows.path, told)
+            rows.write([told])
     if given.out == OUT and rows.path.exists():
         publish("dit-trained", table(list(rows.told())), PAGE)
-
-
-def write(path: Path, told: Cell) -> None:
-    """One line, whole, whoever else writes there."""
-    with path.open("ab") as file:
-        file.write(json.dumps(told).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":

@@ -95,13 +95,6 @@ class Study:
             for cell in self.rows.told()
         )
 
-    def write(self, cell: Mapping[str, Any]) -> None:
-        """One line, on the disk before anything else is begun."""
-        with self.rows.path.open("ab") as file:
-            file.write(json.dumps(cell).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
     def asked(self, method: str, target: Target, seed: int) -> dict[str, Any]:
         """All that a cell's numbers depend on, but for the code."""
         return {
@@ -124,7 +117,7 @@ class Study:
             if not self.done(asked):
                 begun = time.process_time()
                 cell = {"asked": asked, **self.cell(method, target, seed)}
-                self.write(cell)
+                self.rows.write([cell])
                 print(method, target.name, round(time.process_time() - begun), flush=True)
 
     def yardstick(self, seed: int) -> None:
@@ -137,7 +130,7 @@ class Study:
             return
         other = [p._replace(seed=p.seed + SEEDS // 2) for p in wanted]
         far = self.moved(self.base(wanted), self.base(other))
-        self.write({"asked": asked, "moved": {"things": far}})
+        self.rows.write([{"asked": asked, "moved": {"things": far}}])
 
     def cell(self, method: str, target: Target, seed: int) -> dict[str, Any]:
         """Fit, draw, judge; or why the fit came to nothing."""

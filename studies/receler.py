@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 import efface
 from efface.backbones.model import open_pipeline
-from efface.core import Case, Concept
+from efface.core import Case, Concept, quiet
 from efface.detectors.judge import Judge, reporting
 from efface.erasers import build
 from efface.moments import remembered, said_by, say
@@ -45,10 +45,6 @@ EVERY = 4
 """One of so many of the other things is drawn, once."""
 UPDATES = (2, 12)
 ROUNDS = 3
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def found(pipe: Any, judge: Judge, word: str, rows: Tensor | None = None) -> list[bool]:

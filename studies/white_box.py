@@ -16,7 +16,7 @@ from typing import Any
 import efface
 from efface import attacks
 from efface.backbones.model import open_pipeline
-from efface.core import PLAIN, Case, Row
+from efface.core import PLAIN, Case, Row, quiet
 from efface.detectors.judge import reporting
 from efface.metrics import build as measure
 from efface.outcomes import outcomes, same
@@ -140,10 +140,6 @@ def counted(rows: list[Row], base: list[Row], attack: str) -> dict[str, Any]:
     spent = {name: measure(name, attack=attack)(rows, base).value for name in asked}
     rate = measure("asr", attack=attack)(rows, base)
     return {"found": rate.value, "interval": rate.interval, "n": rate.n, **spent}
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Nothing is shown."""
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Generator
 
 from efface.backbones.model import Model
-from efface.core import Concept
+from efface.core import Concept, quiet
 from efface.erasers import find
 from efface.patch import Patch
 
@@ -19,10 +19,6 @@ SHORT: dict[str, Any] = {
     "rate": 1e-3,
 }
 Told = Callable[[str, int, int], None]
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def fit(

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from efface.backbones.model import open_folder, open_pipeline
 from efface.backbones.pipeline import apply, draw
-from efface.core import Case, Concept, Edit, EffaceError, PromptMap
+from efface.core import Case, Concept, Edit, EffaceError, PromptMap, quiet
 from efface.linalg import LowRank
 from efface.patch import Patch
 from tests.equal import bits, hooks, state
@@ -21,10 +21,6 @@ from tests.tiny import TOKENS, WIDTH
 
 CONCEPT = Concept("cat", ("cat",))
 OUT = "unet/conv_out.weight"
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -22,7 +22,7 @@ from efface import attacks
 from efface.backbones.between import begin, box, put_back
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import Artist, apply, draw
-from efface.core import Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict, quiet
 from efface.patch import load
 from efface.run import Scene, drive
 from efface.store import open_store
@@ -46,10 +46,6 @@ def start(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "start.png")
     return tmp_path / "start.png"
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def with_sampler(pipe: DiffusionPipeline, sampler: Any) -> DiffusionPipeline:

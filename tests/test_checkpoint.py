@@ -15,14 +15,10 @@ from efface.backbones.checkpoint import BUNDLED, Checkpoint, bundled, resolve
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.open import open_model
 from efface.backbones.pipeline import draw, load_pipeline
-from efface.core import Case, EffaceError, same_base
+from efface.core import Case, EffaceError, quiet, same_base
 from tests.equal import bits
 
 KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def copied(tiny: Path, folder: Path) -> Path:

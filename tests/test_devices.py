@@ -18,7 +18,7 @@ import efface
 from efface.backbones import encoders, merge
 from efface.backbones.model import open_folder, open_pipeline
 from efface.backbones.pipeline import apply, draw, load_pipeline
-from efface.core import Case
+from efface.core import Case, quiet
 from efface.detectors.judge import Judge, tuning
 from efface.linalg import LowRank
 from efface.patch import Patch
@@ -48,10 +48,6 @@ PLACES = [
         marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     ),
 ]
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def parts(pipe: DiffusionPipeline) -> list[torch.nn.Module]:

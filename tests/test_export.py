@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import efface
-from efface.api import quiet
+from efface.core import quiet
 from efface.export import export_folder
 from tests.tiny import build_tiny
 

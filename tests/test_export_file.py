@@ -11,10 +11,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import load_file, save_file
 
 import efface
-from efface.api import quiet
 from efface.backbones.model import open_folder
 from efface.backbones.single_file import SingleFile
-from efface.core import EffaceError
+from efface.core import EffaceError, quiet
 from efface.export import export_folder
 from efface.export_file import export_file
 from efface.patch import Patch

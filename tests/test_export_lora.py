@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import efface
-from efface.api import quiet
 from efface.backbones.model import open_folder
 from efface.backbones.pipeline import load_pipeline
-from efface.core import Concept, Edit, EffaceError
+from efface.core import Concept, Edit, EffaceError, quiet
 from efface.export_lora import export_lora
 from efface.patch import Patch
 from tests.families import build_family

@@ -12,7 +12,7 @@ from torch import Tensor
 import efface
 from efface.backbones.model import open_folder, open_pipeline
 from efface.backbones.pipeline import apply, draw, load_pipeline
-from efface.core import Case, Concept, EffaceError, Encoded, PromptMap
+from efface.core import Case, Concept, EffaceError, Encoded, PromptMap, quiet
 from efface.export import export_folder
 from efface.linalg import LowRank
 from efface.patch import Patch
@@ -20,10 +20,6 @@ from tests.equal import bits
 from tests.families import NAMES, build_family
 
 PROMPTS = ["cat", "a house of cats"]
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture(scope="module", params=NAMES)

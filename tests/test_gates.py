@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError, Gate
+from efface.core import Concept, EffaceError, Gate, quiet
 from efface.export import export_folder
 from efface.export_lora import export_lora
 from efface.gates.features import Listed, parts
@@ -161,8 +161,6 @@ def test_folder_and_pipeline_read_the_same(tiny: Path, model: Model) -> None:
 
 
 def refusals(tiny: Path, out: Path) -> dict[str, Callable[[Patch], object]]:
-    def quiet(what: str, step: int, of: int) -> None: ...
-
     return {
         "scale": lambda p: p.scale(0.5),
         "folder": lambda p: export_folder(tiny, [p], out / "erased", quiet),

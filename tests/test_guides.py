@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 import efface
 from efface.backbones.model import open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import build
 from efface.export import export_folder
 from efface.patch import Patch, load, stack
@@ -19,10 +19,6 @@ from tests.families import build_family
 
 CONCEPT = Concept("cat", ("cat",), keep=("house",))
 STEPS = 4
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def fit(pipe: Any, method: str, preset: str | None = None, **settings: Any) -> Patch:

@@ -152,7 +152,7 @@ def test_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert other["before"] == cell["parts"]["plain"]["before"]
     assert other["pictures"] != cell["parts"]["plain"]["pictures"]
     for error, final in (("MemoryError", False), ("efface.core.EffaceError: it has none", True)):
-        study.write({"asked": {"method": error}, "error": error})
+        study.rows.write([{"asked": {"method": error}, "error": error}])
         assert study.done({"method": error}) is final
 
 

@@ -17,7 +17,7 @@ from efface import attacks
 from efface.backbone import Backbone
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import apply, draw
-from efface.core import Case, Concept, Detector, Row, Verdict
+from efface.core import Case, Concept, Detector, Row, Verdict, quiet
 from efface.patch import load
 from efface.run import Scene, drive
 from efface.store import Store, open_store
@@ -43,10 +43,6 @@ def scene(pipe: DiffusionPipeline, patch: Path, store: Store, batch: int = 4) ->
 
 def roots(count: int, detector: Detector = brightness) -> list[tuple[Case, Detector]]:
     return [(Case(f"a cat {i}", seed=i, steps=2), detector) for i in range(count)]
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from efface.backbones.model import Model, open_folder
 from efface.captions import FEWEST, CaptionFile, Listed, said
-from efface.core import EffaceError
+from efface.core import EffaceError, quiet
 from efface.sae import load
 from efface.sae_learn import CHECKPOINT, Learning, learn, rows_of
 from efface.sae_own import own, own_captions
@@ -22,9 +22,6 @@ from tests.conftest import Ran
 SITE = "text_encoder/encoder.layers.0"
 RECIPE = Recipe(features=64, k=4, epochs=3, batch=64, warmup=2)
 CAPTIONS = Listed([f"a {a} and a {b}" for a in ("cat", "dog", "house") for b in "abcdefgh"])
-
-
-def quiet(what: str, step: int, of: int) -> None: ...
 
 
 @pytest.fixture(scope="module")

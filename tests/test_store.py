@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from efface.core import Case, EffaceError, Row, Verdict
+from efface.core import Case, EffaceError, Row, Verdict, quiet
 from efface.store import open_store, read, seconds
 
 ASKED = {"efface": "1", "base": "aa", "erased": "bb", "count": 3}
@@ -156,10 +156,6 @@ def audit(patch: str, folder: str) -> None:
         drive(scene, "none", attacks.build("none"), roots, quiet, base=True)
         for name, k in (("seeds", 5), ("more", 3)):
             drive(scene, name, attacks.build("seeds", k=k), roots, quiet)
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture

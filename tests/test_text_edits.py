@@ -11,7 +11,7 @@ from torch import Generator
 import efface
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import build
 from efface.export import export_folder
 from efface.export_lora import export_lora
@@ -19,10 +19,6 @@ from efface.patch import Patch, load, stack
 from tests.equal import bits, contents
 
 CONCEPT = Concept("cat", ("cat",), keep=("house", "tree"))
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def fit(model: Model) -> Patch:

@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 
 from efface import erasers
 from efface.backbones.model import Model, open_folder, open_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.lesson import WATCHED, drawn_pairs, enough
 from efface.moments import remembered, say, spread
 from efface.train import Standing, Trained, Watch, Weights, train
 from tests.equal import bits, contents
-from tests.quick import SHORT, quiet
+from tests.quick import SHORT
 
 STEPS = 12
 CONCEPT = Concept("cat", ("cat",), keep=("house", "tree"))

@@ -9,7 +9,7 @@ import torch
 
 from efface.backbones.model import Model
 from efface.backbones.open import open_model
-from efface.core import Case, Concept, EffaceError, OnStep
+from efface.core import Case, Concept, EffaceError, OnStep, quiet
 from efface.erasers import build, presets
 from efface.facts import Ruler, summary
 from efface.linalg import LowRank
@@ -24,10 +24,6 @@ __all__ = ["apply", "draw", "erase", "load", "pipeline", "stack"]
 
 NEAR = 0.9
 """Cosine above which a word to keep means the erased concept itself."""
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Report no progress."""
 
 
 def erase(

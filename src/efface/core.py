@@ -182,6 +182,10 @@ OnStep = Callable[[str, int, int], None]
 """Progress: what is being done, step, of how many."""
 
 
+def quiet(what: str, step: int, of: int) -> None:
+    """Report no progress."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a detector says of one picture."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from efface.backbones.learnt import DOWN, UP
 from efface.backbones.merge import Merge
 from efface.backbones.model import Model
 from efface.core import EffaceError, OnStep
@@ -92,8 +93,8 @@ def diffusers_form(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, (up, down, _) in factors.items():
         module = name.replace("/", ".").removesuffix(".weight")
-        tensors[f"{module}.lora_A.weight"] = down.float().contiguous()
-        tensors[f"{module}.lora_B.weight"] = up.float().contiguous()
+        tensors[module + DOWN] = down.float().contiguous()
+        tensors[module + UP] = up.float().contiguous()
     return tensors
 
 

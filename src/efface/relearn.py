@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from efface.backbone import Backbone, Denoiser
 from efface.backbones.gram import cache_folder
-from efface.core import EffaceError, Said
+from efface.core import EffaceError, Said, quiet
 from efface.likeness import misfit, noised
 from efface.lora import Factors, diffusers_form
 from efface.moments import digest, said_by, say, spread
@@ -100,7 +100,7 @@ def learnt(model: Backbone, taught: Taught, course: Course) -> list[Path]:
         steps=course.stops[-1],
         rate=course.rate,
         rng=rng,
-        on_step=_quiet,
+        on_step=quiet,
         standing=Standing(cache_folder() / f"run-lora-{key}-{whole}.safetensors"),
     )
     _keep(kept[course.stops[-1]], trained.weights)
@@ -121,7 +121,3 @@ def _key(denoiser: Denoiser, said: Said, taught: Taught, course: Course) -> str:
         asked.update(encoded.states.detach().cpu().numpy().tobytes())
     asked.update(taught.latents.detach().cpu().numpy().tobytes())
     return asked.hexdigest()[:24]
-
-
-def _quiet(what: str, step: int, of: int) -> None:
-    """An attack reports nothing."""

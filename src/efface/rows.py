@@ -56,7 +56,11 @@ class Rows:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows and wait until they are on the disk."""
-        lines = "".join(json.dumps(tell(self.folder, row)) + "\n" for row in rows)
+        self.write([tell(self.folder, row) for row in rows])
+
+    def write(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """The same of what is JSON already."""
+        lines = "".join(json.dumps(each) + "\n" for each in told)
         with self.path.open("ab") as file:
             file.write(lines.encode())
             file.flush()

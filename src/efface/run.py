@@ -18,7 +18,7 @@ from efface.attacks import Attack
 from efface.backbones.between import inside
 from efface.backbones.model import Model
 from efface.backbones.pipeline import Artist, alike, draw, reads_rows
-from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict
+from efface.core import Case, Concept, Detector, EffaceError, OnStep, Row, Verdict, quiet
 from efface.rows import Rows, keep, rounded, tell_case
 from efface.safety import REFUSED, about, refused
 from efface.store import Store
@@ -203,7 +203,7 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
     rough, device = scene.precision is not torch.float32, artist.pipe.device.type
     try:
         with torch.autocast(device, scene.precision, enabled=rough):
-            return list(draw(artist.pipe, here, _quiet, scene.batch, artist.say, base))
+            return list(draw(artist.pipe, here, quiet, scene.batch, artist.say, base))
     except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
         if len(cases) == 1:
             return [_reason(error)]
@@ -266,7 +266,3 @@ def _verdicts(detector: Detector, pictures: Sequence[Image]) -> list[Verdict | s
 
 def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _quiet(what: str, step: int, of: int) -> None:
-    """Batches are too short to report from within."""

@@ -43,10 +43,11 @@ def summary(run: Run) -> dict[str, Any]:
             for q in (*(q for q in CURVE if q < most), most)
             if most
         ]
-        needs = {key: getattr(attacks.find(name), key) for key in ("access", "from_picture")}
+        kind = attacks.find(name)
+        needs = {"access": kind.access, "from_picture": kind.from_picture}
         redrawn = any(row.attack == name and _redrawn(row.case) for row in run.rows)
-        told = {"attack": name, **needs, "redrawn": redrawn}
-        lines.append({**told, **pre, **each, "curve": curve})
+        line = {"attack": name, **needs, "redrawn": redrawn, **pre, **each, "curve": curve}
+        lines.append(line)
     errors = sum(row.error is not None for row in (*run.rows, *run.base))
     return {
         "passes_gate": None if quality is None else quality >= GATE,

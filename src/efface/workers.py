@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from efface.core import EffaceError, OnStep
+from efface.core import EffaceError, OnStep, quiet
 from efface.output import write_whole
 
 Piece = TypeVar("Piece")
@@ -102,7 +102,7 @@ def _answer(parent: Connection, first: Callable[[], None], job: bytes, threads: 
     first()
     work, piece = pickle.loads(job)  # imports torch, which reads that number
     try:
-        parent.send((True, work(piece, _unseen)))
+        parent.send((True, work(piece, quiet)))
     except Exception as error:
         error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
         parent.send((False, error))
@@ -113,10 +113,6 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-def _unseen(what: str, step: int, of: int) -> None:
-    """Workers show no progress."""
 
 
 def _heard(worker: Connection, process: SpawnProcess) -> Any:
@@ -229,4 +225,4 @@ def _there(
             f"{socket.gethostname()} does not see {proof.parent.absolute()} as it is: "
             "name with -o a folder that all machines share"
         )
-    return work(piece, _unseen)
+    return work(piece, quiet)

@@ -17,17 +17,13 @@ from efface.attacks.noise import Noise
 from efface.backbones.churn import Churn, Churned, ChurnedFlow
 from efface.backbones.model import Model
 from efface.backbones.pipeline import Artist, draw, load_pipeline
-from efface.core import Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict, quiet
 from efface.run import Scene, drive
 from efface.store import Store, open_store
 from tests.families import NAMES, build_family
 
 CASE = Case("a cat", 3, steps=5, guidance=3.0)
 CONCEPT = Concept("cat", ("cat",))
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def picture(pipe: DiffusionPipeline, case: Case) -> Any:

@@ -18,7 +18,7 @@ from efface.attacks.relearning import Pair, Relearning, taught, trained
 from efface.backbones.learnt import edits_of
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import apply, draw, load_pipeline
-from efface.core import Case, Concept, EffaceError, Gate, Verdict
+from efface.core import Case, Concept, EffaceError, Gate, Verdict, quiet
 from efface.gates.adapter import begun as adapter
 from efface.likeness import misfit, noised
 from efface.moments import said_by, say, spread
@@ -33,10 +33,6 @@ CONCEPT = Concept("cat", ("cat",), ("dog",), ("house", "tree"))
 SHORT = Relearning(drawings=3, steps="2 6 24", rate=0.03, batch=4)
 CASE = Case("a cat on a house", 0, steps=3)
 SITE = "unet/mid_block.attentions.0.transformer_blocks.0.attn2"
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -194,12 +190,12 @@ def test_killed_it_goes_on_with_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(Standing, "due", lambda self: True)
-        patch.setattr(relearn, "_quiet", dies)
+        patch.setattr(relearn, "quiet", dies)
         with pytest.raises(Killed):
             trained(SHORT, Pair(erased, base), CONCEPT)
     assert len(list((tmp_path / "killed").glob("run-lora-*"))) == 1
     assert read(trained(replace(SHORT, steps="1 6"), Pair(erased, base), CONCEPT))[1] == whole[1]
-    monkeypatch.setattr(relearn, "_quiet", dies)
+    monkeypatch.setattr(relearn, "quiet", dies)
     found = trained(SHORT, Pair(erased, base), CONCEPT)
     assert read(found) == whole
     assert steps[10:] == list(range(9, 24)), "it began again instead of going on"

@@ -14,9 +14,9 @@ from efface.attacks.relearning import Pair, Relearning, taught, trained
 from efface.backbone import Denoiser
 from efface.backbones.model import Model, open_pipeline
 from efface.backbones.pipeline import draw, load_pipeline
-from efface.core import EffaceError, Said
+from efface.core import EffaceError, Said, quiet
 from efface.relearn import Course, Taught, learnt
-from tests.attacks.test_relearning import CASE, CONCEPT, SHORT, loss, quiet, weights_of
+from tests.attacks.test_relearning import CASE, CONCEPT, SHORT, loss, weights_of
 from tests.families import NAMES, build_family
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import Generator, Tensor
+from torch import Tensor
 
 from efface import attacks, erasers
 from efface.backbones.model import open_pipeline
@@ -16,7 +16,7 @@ from efface.backbones.pipeline import apply, load_pipeline
 from efface.linalg import LowRank
 from efface.patch import Patch, load
 from tests.contract.test_attacks import case, picture, play
-from tests.contract.test_erasers import CONCEPT, Method, label, methods, quiet
+from tests.contract.test_erasers import Method, fit, label, methods
 from tests.test_devices import PLACES, Place, parts
 
 __all__ = ["picture"]
@@ -29,10 +29,6 @@ PLAIN = [method for method in methods() if label(method) == method.name]
 def here(tiny: Path) -> DiffusionPipeline:
     """A pipeline of its own, which goes to other places and comes back."""
     return load_pipeline(str(tiny))
-
-
-def fit(method: Method, pipe: DiffusionPipeline) -> Patch:
-    return method.build().fit(open_pipeline(pipe), CONCEPT, Generator().manual_seed(0), quiet)
 
 
 def shapes(patch: Patch) -> list[object]:

@@ -15,7 +15,7 @@ from efface import erasers
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, Edit, EffaceError, PromptMap
+from efface.core import Concept, Edit, EffaceError, PromptMap, quiet
 from efface.patch import Patch, load
 from efface.settings import describe
 from tests.equal import contents, state
@@ -116,10 +116,6 @@ def fitted(pipe: DiffusionPipeline) -> Fitted:
         return known[label(method)]
 
     return once
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def fit(method: Method, pipe: DiffusionPipeline) -> Patch:

@@ -14,10 +14,10 @@ from torch import Generator
 from efface import erasers
 from efface.backbones.model import open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept
+from efface.core import Concept, quiet
 from efface.moments import Moments, draw, say
 from efface.settings import describe
-from tests.contract.test_erasers import GUIDING, TRAINED, quiet
+from tests.contract.test_erasers import GUIDING, TRAINED
 
 GUIDANCE, STEPS = 3.0, 6
 ERASED, KEPT = "dog", ("castle", "violin")

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from efface.backbones.model import Model, open_folder
+
 HERE = Path(__file__).parent
 Sums = Mapping[str, tuple[float, float]]
 
@@ -53,6 +55,13 @@ def same(module: nn.Module, recorded: Sums) -> bool:
         for name in found
         for one, other in zip(found[name], recorded[name], strict=True)
     )
+
+
+def unchanged(folder: Path, story: Mapping[str, Any]) -> Model:
+    """The model in the folder, whose denoiser must be the one recorded with."""
+    found = open_folder(folder)
+    assert same(found.denoiser().module, story["model"]), "record again"
+    return found
 
 
 def lines(file: Path, begin: str, end: str, *, after: str = "") -> str:

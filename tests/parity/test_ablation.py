@@ -8,12 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from efface.backbone import Denoiser
-from efface.backbones.model import open_folder
 from efface.core import Encoded, Said
 from efface.erasers.ablation import Ablation, Anchors
 from efface.layers import Layers, chosen
 from efface.moments import said_by
-from tests.parity.golden import read, same
+from tests.parity.golden import read, unchanged
 
 HELD, STORY = read("ablation")
 COUNT = len(HELD["pictures"])
@@ -23,9 +22,7 @@ CHANNELS = 4
 
 @pytest.fixture(scope="module")
 def denoiser(tiny: Path) -> Denoiser:
-    found = open_folder(tiny).denoiser()
-    assert same(found.module, STORY["model"]), "record again"
-    return found
+    return unchanged(tiny, STORY).denoiser()
 
 
 def anchors(denoiser: Denoiser) -> Anchors:

@@ -10,7 +10,7 @@ from efface.backbones.model import open_folder
 from efface.core import Encoded
 from efface.erasers import build
 from efface.erasers.conceptprune import SECOND, listening
-from tests.parity.golden import read, same
+from tests.parity.golden import read, unchanged
 
 HELD, STORY = read("conceptprune")
 LAYERS: list[str] = STORY["layers"]
@@ -19,8 +19,7 @@ LAYERS: list[str] = STORY["layers"]
 @pytest.mark.parametrize("side", ["base", "target"])
 def test_norms_are_theirs(side: str, tiny: Path) -> None:
     """The same calls of the same U-Net, three drawings with both halves of guidance."""
-    denoiser = open_folder(tiny).denoiser()
-    assert same(denoiser.module, STORY["model"]), "record again"
+    denoiser = unchanged(tiny, STORY).denoiser()
     names = [n for n in denoiser.names() if n.endswith(SECOND)]
     assert {n.removeprefix("unet/").removesuffix(".weight") for n in names} == set(LAYERS)
     latents, times = HELD[f"asked/{side}/latents"], HELD["asked/times"]

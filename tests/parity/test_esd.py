@@ -14,7 +14,7 @@ from efface.erasers import build
 from efface.layers import Layers, chosen
 from efface.lesson import Batch, Lesson, with_base
 from efface.moments import Moments, beside, said_by
-from tests.parity.golden import read, same
+from tests.parity.golden import read, same, unchanged
 from tests.tiny import build_tiny
 
 HELD, STORY = read("esd")
@@ -24,9 +24,7 @@ CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-7}
 
 @pytest.fixture(scope="module")
 def denoiser(tiny: Path) -> Denoiser:
-    found = open_folder(tiny).denoiser()
-    assert same(found.module, STORY["model"]), "record again"
-    return found
+    return unchanged(tiny, STORY).denoiser()
 
 
 def said(rows: Tensor) -> Said:

@@ -9,20 +9,19 @@ import torch
 from torch import Generator, Tensor
 from transformers import CLIPTextModel
 
-from efface.backbones.model import Model, open_folder
+from efface.backbones.model import Model
 from efface.core import Concept
 from efface.erasers import build, fsu
 from efface.likeness import Noised
 from efface.train import Weights
-from tests.parity.golden import read, same
+from tests.parity.golden import read, same, unchanged
 
 HELD, STORY = read("fsu")
 
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Model:
-    found = open_folder(tiny)
-    assert same(found.denoiser().module, STORY["model"]), "record again"
+    found = unchanged(tiny, STORY)
     assert same(CLIPTextModel.from_pretrained(tiny / "text_encoder"), STORY["text"])
     return found
 

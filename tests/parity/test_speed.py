@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from efface.backbones.model import Model, open_folder
+from efface.backbones.model import Model
 from efface.core import Concept
 from efface.erasers import build
 from efface.erasers.speed import FIXED
 from efface.erasers.uce import concept_pairs
 from efface.tokens import kept
-from tests.parity.golden import read, same
+from tests.parity.golden import read, same, unchanged
 
 HELD, STORY = read("speed")
 CASES: dict[str, dict[str, Any]] = STORY["cases"]
@@ -24,8 +24,7 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-5}
 def model(tiny: Path) -> Model:
     from transformers import CLIPTextModel
 
-    found = open_folder(tiny)
-    assert same(found.denoiser().module, STORY["model"]), "record again"
+    found = unchanged(tiny, STORY)
     assert same(CLIPTextModel.from_pretrained(tiny / "text_encoder"), STORY["text"])
     return found
 

@@ -9,12 +9,11 @@ from diffusers import UNet2DConditionModel
 from torch import Generator
 
 from efface.backbones.model import Model
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import find
 from efface.moments import said_by
 from efface.patch import Patch
 from tests import quick
-from tests.quick import quiet
 
 Ablation: Any = find("ablation")
 CONCEPT = Concept("cat", ("cat", "a cat"), ("dog", "a dog"), ("house", "tree"))

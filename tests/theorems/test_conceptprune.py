@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import build
 from efface.export import export_folder
 from efface.patch import Patch, load, stack
@@ -18,10 +18,6 @@ from tests.families import build_family
 
 CONCEPT = Concept("cat", ("cat",), keep=("house", "tree"))
 SHORT: dict[str, Any] = {"pairs": 3, "calls": 2, "drawing_steps": 4, "ratio": 0.2}
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture(scope="module")

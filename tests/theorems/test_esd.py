@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import find
 from efface.layers import chosen
 from efface.lesson import away
@@ -19,7 +19,7 @@ from efface.patch import Patch
 from tests import quick
 from tests.equal import bits, contents
 from tests.families import build_family
-from tests.quick import CONCEPT, SHORT, quiet
+from tests.quick import CONCEPT, SHORT
 
 ESD: Any = find("esd")
 SD14 = {

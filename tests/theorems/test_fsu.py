@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
 from efface.backbones.speaker import spoken
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import build
 from efface.patch import Patch
 from efface.train import Standing
@@ -23,10 +23,6 @@ CONCEPT = Concept("cat", ("cat",), keep=("house", "tree"))
 SHORT: dict[str, Any] = {"steps": 6, "rate": 3e-3, "drawings": 2, "drawing_steps": 4}
 TRAINED = 2 * (2 * 32 * 64 + 64 + 32) + 4 * (32 * 32 + 32)
 """Of the tiny text encoder: two layers of 32, fed forward through 64."""
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from efface.backbones.model import Model, open_folder
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers.itd import ItD, Reading, retained, unseen_retained
 from efface.gates import build
 from efface.gates.features import FeatureGate, Listed, parts
@@ -27,9 +27,6 @@ FAMILIES = {
     "flux": ["text_encoder", "text_encoder_2"],
     "pixart": ["text_encoder"],
 }
-
-
-def quiet(what: str, step: int, of: int) -> None: ...
 
 
 def autoencoder(seed: int = 0) -> TopK:

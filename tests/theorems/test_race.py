@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface.backbones.model import Model
-from efface.core import EffaceError
+from efface.core import EffaceError, quiet
 from efface.erasers import find
 from efface.lesson import Batch, Lesson
 from efface.moments import said_by
@@ -15,7 +15,7 @@ from efface.patch import Patch
 from efface.train import Standing
 from tests import quick
 from tests.equal import bits, contents
-from tests.quick import CONCEPT, SHORT, quiet
+from tests.quick import CONCEPT, SHORT
 
 ESD: Any = find("esd")
 RACE: Any = find("race")

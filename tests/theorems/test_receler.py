@@ -12,7 +12,7 @@ from efface.adapters import Adapted
 from efface.backbones.attention import crossed
 from efface.backbones.model import Model, open_folder, open_pipeline
 from efface.backbones.pipeline import apply, load_pipeline
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import find
 from efface.lesson import Drawing, Lesson, away
 from efface.localized import ELSE, words_of
@@ -23,7 +23,7 @@ from tests import quick
 from tests.elsewhere import elsewhere
 from tests.equal import bits, contents, state
 from tests.families import build_family
-from tests.quick import CONCEPT, Told, quiet
+from tests.quick import CONCEPT, Told
 
 RECELER: Any = find("receler")
 FEW: dict[str, Any] = {

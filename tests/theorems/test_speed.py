@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface.backbones.model import Model, open_folder
-from efface.core import Concept, EffaceError
+from efface.core import Concept, EffaceError, quiet
 from efface.erasers import build
 from efface.linalg import LowRank
 from efface.tokens import Pairs
@@ -16,10 +16,6 @@ from efface.tokens import kept as kept_rows
 from tests.families import build_family
 
 WIDTH, KEPT = 24, 10
-
-
-def quiet(what: str, step: int, of: int) -> None:
-    """Say nothing."""
 
 
 def speed(**settings: Any) -> Any:

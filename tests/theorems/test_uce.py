@@ -10,11 +10,10 @@ from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from efface.api import quiet
 from efface.backbones.merge import Merge
 from efface.backbones.model import Model, open_folder
 from efface.backbones.pipeline import apply
-from efface.core import Concept
+from efface.core import Concept, quiet
 from efface.erasers.uce import PRESETS, UCE
 from efface.linalg import LowRank
 from efface.patch import Patch

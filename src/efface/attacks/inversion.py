@@ -30,7 +30,7 @@ from torch import Tensor
 from efface.attacks import Access
 from efface.backbone import Backbone
 from efface.backbones.model import Model
-from efface.core import Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict, quiet
 from efface.likeness import misfit, noised
 from efface.moments import beside, remembered, said_by, say, spread
 from efface.phrases import PHRASINGS, judged, mention
@@ -134,7 +134,7 @@ def _shown(asked: Inversion, erased: Backbone, base: Backbone, concept: Concept)
             steps=20,
             guidance=5.0,
             seed=asked.seed,
-            on_step=_quiet,
+            on_step=quiet,
         )
         latents, which = drawn.ends.to(erased.denoiser().device), pair.tolist()
     return Shown(latents, tuple(place(erased, prompt, concept) for prompt in said), which)
@@ -148,10 +148,6 @@ def place(model: Backbone, prompt: str, concept: Concept) -> Slots:
     before = before[:room]
     words = torch.cat([before, reader.vocabulary[:1], after[: room - len(before)]])
     return Slots(model, words, torch.tensor([len(before)]))
-
-
-def _quiet(what: str, step: int, of: int) -> None:
-    """An attack reports nothing."""
 
 
 PRESETS = {

@@ -26,7 +26,7 @@ from torch import Generator as Rng
 
 from efface.attacks import Access
 from efface.backbone import Backbone
-from efface.core import Case, Concept, EffaceError, Verdict
+from efface.core import Case, Concept, EffaceError, Verdict, quiet
 from efface.moments import remembered, say, spread
 from efface.phrases import PHRASINGS, judged
 from efface.picture_files import open_pictures
@@ -114,13 +114,9 @@ def taught(asked: Relearning, models: Pair, concept: Concept) -> Taught:
         steps=20,
         guidance=5.0,
         seed=asked.seed,
-        on_step=_quiet,
+        on_step=quiet,
     )
     return Taught(drawn.ends.to(erased.denoiser().device), [phrase for phrase, _ in judged(named)])
-
-
-def _quiet(what: str, step: int, of: int) -> None:
-    """An attack reports nothing."""
 
 
 PRESETS = {

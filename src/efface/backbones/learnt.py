@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UP, DOWN = ".lora_B.weight", ".lora_A.weight"
+"""What diffusers calls the factors of a module's matrix."""
 
 
 def edits_of(path: Path) -> tuple[Edit, ...]:

@@ -82,8 +82,7 @@ def audit(
     if not math.isfinite(guidance):
         raise typer.BadParameter("not a finite number", param_hint="--guidance")
 
-    show.quiet_loading()
-    _quiet_drawing()
+    show.quiet_drawing()
     from efface import audit as whole
     from efface.core import Case
     from efface.store import seconds
@@ -155,12 +154,6 @@ def _assigned(words: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, di
         else:
             attacking[name] = settings.parse(name, attacks.find(name), given)
     return attacking, detecting
-
-
-def _quiet_drawing() -> None:
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _table(answer: Mapping[str, Any], took: float) -> None:

@@ -35,7 +35,7 @@ def compare(
 
     Called again on the same folder it goes on where it was stopped.
     """
-    _quietly()
+    show.quiet_drawing()
     from efface import study as whole
     from efface import workers as where
     from efface.core import EffaceError
@@ -51,7 +51,7 @@ def compare(
             raise EffaceError("--workers is for this machine: Ray knows how many cells at once")
         schedule = where.on_ray(ray, out, gpus=int(asked.device != "cpu"))
     elif workers > 1:
-        schedule = where.in_processes(workers, _quietly)
+        schedule = where.in_processes(workers, show.quiet_drawing)
     with show.progress() as on_step:
         found = whole.run(asked, out, command, on_step, schedule)
     if json:
@@ -59,11 +59,3 @@ def compare(
         return
     show.rows(header(found), lines(found))
     show.facts({"written": out / "study.json"})
-
-
-def _quietly() -> None:
-    """No bars of libraries, in a worker either."""
-    show.quiet_loading()
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()

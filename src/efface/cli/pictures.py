@@ -26,11 +26,8 @@ class Order(NamedTuple):
 
 def rows(root: Path, patches: Sequence[Patch], order: Order, on_step: OnStep) -> list[Row]:
     """A row a prompt, or two: before and after the patches."""
-    show.quiet_loading()
     on_step("loading the model", 0, 1)
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
+    show.quiet_drawing()
     from efface.backbones.pipeline import apply, draw, load_pipeline
 
     base = load_pipeline(str(root))

@@ -84,3 +84,11 @@ def quiet_loading() -> None:
     told.set_verbosity_error()
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")  # for when it is imported yet
     logging.getLogger("diffusers").setLevel(logging.CRITICAL)
+
+
+def quiet_drawing() -> None:
+    """Nor bars of the library that draws, which this imports."""
+    quiet_loading()
+    from diffusers.utils import logging as told
+
+    told.disable_progress_bar()

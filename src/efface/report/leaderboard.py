@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.core import EffaceError
-from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
-from efface.report.pooled import said as told_of
+from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept, told_of
 from efface.report.tables import cell, grid
 from efface.report.teaches import concepts_of, kinds, matrix, shared, teaches
 from efface.report.words import count, share

@@ -53,6 +53,6 @@ def _pool(estimates: Iterable[Told]) -> Estimate:
     return wilson(found, skipped=sum(e["skipped"] for e in known))
 
 
-def said(estimate: Estimate) -> str:
+def told_of(estimate: Estimate) -> str:
     """As in "25 % (7 to 59) of 8"."""
     return share(asdict(estimate))

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from efface.core import Estimate
-from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept
-from efface.report.pooled import said as told_of
+from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept, told_of
 from efface.report.tables import cell
 
 KINDS = {
