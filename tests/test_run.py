@@ -182,6 +182,23 @@ def test_an_attack_that_crashes_is_a_row(
     assert not any(r.error for i in (1, 3) for r in found[i])
 
 
+def test_more_roots_than_advance_together(
+    pipe: DiffusionPipeline, tiny_patch: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efface.run.LIVE", 2)
+    told: list[tuple[int, int]] = []
+    drive(
+        scene(pipe, tiny_patch, store),
+        "none",
+        attacks.build("none"),
+        roots(5),
+        lambda _, done, total: told.append((done, total)),
+        total=5,
+    )
+    assert [row.root.prompt for row in store.rows] == [case.prompt for case, _ in roots(5)]
+    assert told == [(0, 5), (2, 5), (4, 5), (5, 5)]
+
+
 def test_roots_without_a_query_do_not_end_the_run(
     pipe: DiffusionPipeline, tiny_patch: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

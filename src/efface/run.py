@@ -65,15 +65,13 @@ def drive(
     recorded = (told for told in rows.told() if told["attack"] == name)
     waiting, live, done = enumerate(roots), list[_Line](), 0
     while True:
-        fresh = [
-            _Line.begin(scene, name, attack, number, root)
-            for number, root in islice(waiting, LIVE - len(live))
-        ]
-        live += fresh
-        done += sum(line.done for line in live)
-        live = [line for line in live if not line.done]
+        while len(live) < LIVE and (following := next(waiting, None)):
+            live.append(_Line.begin(scene, name, attack, *following))
+            if live[-1].done:
+                live.pop()
+                done += 1
         on_step(name, done, max(total, done))
-        if not live and not fresh:
+        if not live:
             return
         for chunk in _chunks(live, scene.batch):
             known = list(islice(recorded, len(chunk)))
@@ -87,6 +85,8 @@ def drive(
                 found += [row.verdict or UNKNOWN for row in drawn[len(known) :]]
             for line, verdict in zip(chunk, found, strict=True):
                 line.answer(verdict)
+        done += sum(line.done for line in live)
+        live = [line for line in live if not line.done]
 
 
 class _Line:
