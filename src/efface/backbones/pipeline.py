@@ -20,6 +20,7 @@ from efface.backbones.gated import attach, check_gates
 from efface.backbones.learnt import edits_of
 from efface.backbones.merge import Merge
 from efface.backbones.model import open_pipeline
+from efface.backbones.products import fast_products
 from efface.backbones.speaker import spoken
 from efface.core import Case, Concept, EffaceError, OnStep
 from efface.patch import Patch
@@ -105,7 +106,7 @@ def draw(
             if some[0].churn:
                 churn = Churn(some[0].churn, some[0].churn_scale, steps["generator"])
                 artist = churned(artist, churn)
-            with torch.no_grad():
+            with torch.no_grad(), fast_products(2 * len(chunk), pipe.device):
                 drawn = artist(
                     **given,
                     **steps,
