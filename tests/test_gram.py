@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.backbones.gram import ROWS, STRIP, WORTH, cache_folder, cached, gram
+from efface.backbones.gram import ROWS, STRIP, WORTH, cached, gram
+from efface.cache import cache_folder
 
 WIDTH = 40
 COUNT = WORTH // WIDTH**2 + 1

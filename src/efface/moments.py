@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from efface.backbone import Backbone, Denoiser
-from efface.backbones.gram import cache_folder
 from efface.backbones.listen import standing
+from efface.cache import cache_folder, forget
 from efface.core import NO_WEIGHTS, Encoded, OnStep, Said
 from efface.output import write_whole
 from efface.tokens import together
@@ -167,12 +167,10 @@ def _remember(path: Path, drawn: Moments) -> None:
     held = {name: t.cpu().contiguous() for name, t in zip(Moments._fields, drawn, strict=True)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        old = sorted(path.parent.glob("moments-*.safetensors"), key=lambda p: p.stat().st_mtime)
-        for stale in old[: max(0, len(old) - REMEMBERED + 1)]:
-            stale.unlink(missing_ok=True)
         write_whole(path, save(held))
     except OSError:
         return
+    forget("moments", REMEMBERED)
 
 
 def digest(denoiser: Denoiser) -> str:

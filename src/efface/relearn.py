@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.backbone import Backbone, Denoiser
-from efface.backbones.gram import cache_folder
+from efface.cache import cache_folder, forget
 from efface.core import EffaceError, Said, quiet
+from efface.edition import edition
 from efface.likeness import misfit, noised
 from efface.lora import Factors, diffusers_form
 from efface.moments import digest, said_by, say, spread
@@ -26,6 +27,8 @@ from efface.train import Standing, Weights, train
 
 ENDS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
 """Matrices of attentions in every family, as diffusers names them."""
+REMEMBERED = 100
+"""Files of earlier trainings that the cache keeps."""
 UP, DOWN = " up", " down"
 """What names B and A of a matrix."""
 
@@ -82,6 +85,7 @@ def learnt(model: Backbone, taught: Taught, course: Course) -> list[Path]:
     kept = {stop: cache_folder() / f"lora-{key}-{stop}.safetensors" for stop in course.stops}
     if all(path.exists() for path in kept.values()):
         return list(kept.values())
+    forget("lora", REMEMBERED)
     which = spread(len(taught.latents), len(taught.prompts))
     whole = "-".join(map(str, course.stops))
 
@@ -115,7 +119,7 @@ def _keep(path: Path, weights: Weights) -> None:
 
 def _key(denoiser: Denoiser, said: Said, taught: Taught, course: Course) -> str:
     """Tells trainings apart, except for how long they are."""
-    told = json.dumps([digest(denoiser), list(taught.prompts), *course[1:]])
+    told = json.dumps([edition(), digest(denoiser), list(taught.prompts), *course[1:]])
     asked = hashlib.sha256(told.encode())
     for encoded in said.values():
         asked.update(encoded.states.detach().cpu().numpy().tobytes())

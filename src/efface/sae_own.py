@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from efface.backbone import Layered
-from efface.backbones.gram import cache_folder
+from efface.cache import cache_folder
 from efface.captions import Captions, said
 from efface.core import EffaceError, OnStep
 from efface.sae import TopK, load

@@ -19,14 +19,17 @@ from safetensors.torch import save
 from torch import Generator, Tensor
 
 from efface.backbone import Backbone
-from efface.backbones.gram import cache_folder
+from efface.cache import cache_folder, forget
 from efface.core import NO_WEIGHTS, Concept, EffaceError, OnStep
+from efface.edition import edition
 from efface.moments import digest
 from efface.output import write_whole
 
 Weights = Mapping[str, Tensor]
 Loss = Callable[[Weights, int, Generator], Tensor]
 """Of the weights, the step and the generator."""
+UNFINISHED = 20
+"""Standings of earlier fits that the cache keeps."""
 EVERY = 20
 """Steps between two looks at what is kept."""
 
@@ -114,9 +117,15 @@ class Standing:
 def standing_of(
     model: Backbone, concept: Concept, story: Mapping[str, Any], rng: Generator
 ) -> Standing:
-    """Where this fit of this model stands: named by all that its result depends on."""
+    """Where this fit of this model stands: named by all that its result depends on.
+
+    Fits that were never finished leave theirs behind; the oldest go.
+    """
+    forget("run", UNFINISHED)
     said = [model.encode((*concept.erase, *concept.goals()), s).states for s in model.streams]
-    told = json.dumps([model.fingerprint, digest(model.denoiser()), asdict(concept), dict(story)])
+    told = json.dumps(
+        [edition(), model.fingerprint, digest(model.denoiser()), asdict(concept), dict(story)]
+    )
     asked = hashlib.sha256(told.encode())
     for tensor in (*said, rng.get_state()):
         asked.update(tensor.numpy().tobytes())

@@ -61,6 +61,15 @@ def test_redrawn_pictures_are_told_apart(tmp_path: Path) -> None:
                                   "(84 to 100).")  # fmt: skip
 
 
+def test_a_redrawing_that_was_not_judged_decides_nothing_either(tmp_path: Path) -> None:
+    found = gather(write_run(tmp_path / "run", base=SEEN, erased=GONE, attacked=(None,) * MANY))
+    assert found.verdict.word == "undecided"
+    lines = [{**x, "redrawn": x["attack"] == "synonyms"} for x in found.table["attacks"]]
+    said = decide({**found.table, "attacks": lines}, found.unjudged, finished=True)
+    assert said.word == "holds"
+    assert "redrawn" not in said.sentence
+
+
 def test_failures_stay_in_sight(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", attacked=(None, None, *(0.2,) * 6), base=(None,) + (0.9,) * 7)
     found = gather(run)

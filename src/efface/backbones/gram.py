@@ -5,7 +5,6 @@ seconds to form and megabytes to keep, so it is cached under the user's cache fo
 the fingerprint of what it was formed from, and a damaged file is formed again.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from efface.cache import cache_folder
 from efface.output import write_whole
 
 WORTH = 10**7
@@ -59,13 +59,6 @@ def cached(
         found = form()
         _write(path, found)
     return found
-
-
-def cache_folder() -> Path:
-    """`EFFACE_CACHE`, else efface's folder under the user's cache folder."""
-    chosen = os.environ.get("EFFACE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "efface"
 
 
 def _read(path: Path, width: int) -> Tensor | None:
