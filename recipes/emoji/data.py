@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -182,14 +182,14 @@ def labels() -> dict[str, str]:
     return {row["hexcode"].lower().replace("-fe0f", ""): row["label"] for row in rows}
 
 
-def build() -> Pictures:
+def build(things: Sequence[Thing] = THINGS) -> Pictures:
     """Render every (concept, style) pair that exists."""
     rgba, large, thing, style, out = [], [], [], [], []
     for s, (style_name, package) in enumerate(STYLES.items()):
         icons = member(f"@iconify-json/{package}", "icons.json")
         aliases = {k: v["parent"] for k, v in icons.get("aliases", {}).items()}
         own = OWN_NAMES.get(package, {})
-        for t, item in enumerate(THINGS):
+        for t, item in enumerate(things):
             names = [own[item.name]] if item.name in own else icon_names(item)
             found = [n for n in (aliases.get(n, n) for n in names) if n in icons["icons"]]
             if not found:
