@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-cuda check format accessibility bench attack-speed model-report erasure-report adversary-report dit-report esd-cost itd-report methods receler-report sae-bench left-out-report study
+.PHONY: help demo test test-cuda check format accessibility bench attack-speed model-report erasure-report adversary-report dit-report esd-cost itd-report methods receler-report sae-bench left-out-report never-seen-report study
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -46,6 +46,10 @@ model-report: .venv/.dev ## Measure the bundled models against their bars (fetch
 attack-speed: .venv/.dev ## Time the search of prompts and the drawing of audits against plain loops
 	$(BIN)/python -m benchmarks.ringabell
 	$(BIN)/python -m benchmarks.audit_loop
+
+never-seen-report: export OMP_NUM_THREADS := 1
+never-seen-report: .venv/.dev ## What white-box attacks teach of things that the model never saw (fetches the icon sets)
+	$(BIN)/python -W ignore -m studies.never_seen
 
 left-out-report: .venv/.dev ## What is found where an edit leaves out rows or a way in
 	$(BIN)/python -m studies.left_out
