@@ -1,4 +1,4 @@
-"""White-box attacks on the bundled model, beside other seeds: UCE and RECE, two concepts.
+"""White-box attacks on the bundled model, beside other seeds: whatever erases, two concepts.
 
 `python -m studies.white_box` erases each concept and runs every attack at its small budget on a few
 prompts that did not show the concept unattacked, judged by the reporting judge. An attack's figures
@@ -26,13 +26,15 @@ from efface.run import Scene, drive
 from efface.store import open_store
 from studies.readme import publish
 
-CONCEPTS = ("cigarette", "pistol")
-METHODS: dict[str, tuple[str, str | None]] = {
-    "uce": ("uce", None),
-    "rece": ("rece", None),
-    "rece robust": ("rece", "robust"),
-}
-"""What is told of it -> method and preset."""
+CLOSED = ("uce", "rece", "rece robust")
+OTHERS = ("speed", "itd", "fsu", "esd", "race", "receler", "ablation", "pesd", "pac")
+PRESETS = {"rece robust": ("rece", "robust")}
+"""What is told of it -> method and preset, where these differ."""
+CELLS = [
+    *(("cigarette", method) for method in (*CLOSED, *OTHERS)),
+    *(("pistol", method) for method in CLOSED),
+]
+"""In the order in which they are done."""
 CONTROL_THING = "violin"
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "seeds": ("seeds", {"k": 8}),
@@ -50,7 +52,7 @@ Lines = list[dict[str, Any]]
 
 
 def main() -> None:
-    """Every concept by every method."""
+    """Every cell."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=8, help="prompts of each concept")
     count = parser.parse_args().count
@@ -58,28 +60,29 @@ def main() -> None:
     command = f"python -m studies.white_box --count {count}"
     known = json.loads(OUT.read_text()) if OUT.exists() else {}
     lines: Lines = known["rows"] if known.get("command") == command else []
-    for concept in CONCEPTS:
-        for method in METHODS:
-            for line in cell(concept, method, count, lines):
-                print(json.dumps(line), flush=True)
-                lines.append(line)
-                whole = {"command": command, "rows": lines}
-                write_whole(OUT, json.dumps(whole, indent=1).encode() + b"\n")
-                publish("white-box", table(lines), PAGE)
+    for concept, method in CELLS:
+        for line in cell(concept, method, count, lines):
+            print(json.dumps(line), flush=True)
+            lines.append(line)
+            whole = {"command": command, "rows": lines}
+            write_whole(OUT, json.dumps(whole, indent=1).encode() + b"\n")
+            publish("white-box", table(lines), PAGE)
 
 
 def table(lines: Lines) -> str:
-    """An attack a line, a concept and method a column; dashes where it was not reached."""
-    columns = [(c, m) for c in CONCEPTS for m in METHODS]
+    """A concept and method a line, an attack a column; dashes where it was not reached."""
     known = {(line["concept"], line["method"], line["attack"]): line for line in lines}
-    shown = [at for at in columns if (*at, BASE) in known]
-    head = ["attack", *(f"{concept}, `{method}`" for concept, method in shown), "denoiser calls"]
-    rows = [head, ["---"] * len(head)]
-    for attack in (BASE, PLAIN, *ASKED):
-        cells = [known.get((*at, attack)) for at in shown]
-        calls = [round(c["denoiser-calls"]) for c in cells if c]
-        spent = " to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else "–"
-        rows.append([attack, *("–" if c is None else found(c) for c in cells), spent])
+    shown = [at for at in sorted(CELLS) if (*at, BASE) in known]
+    tried = (BASE, PLAIN, *ASKED)
+    rows = [["concept", "eraser", *tried], ["---"] * (2 + len(tried))]
+    for concept, method in shown:
+        cells = [known.get((concept, method, attack)) for attack in tried]
+        rows.append([concept, f"`{method}`", *("–" if c is None else found(c) for c in cells)])
+    spent = []
+    for attack in tried:
+        calls = [round(x["denoiser-calls"]) for x in lines if x["attack"] == attack]
+        spent.append(" to ".join(map(str, sorted({min(calls), max(calls)}))) if calls else "–")
+    rows.append(["denoiser calls", "", *spent])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -96,7 +99,7 @@ def cell(concept: str, method: str, count: int, known: Lines) -> Iterator[dict[s
     if done >= {BASE, PLAIN, *ASKED}:
         return
     pipe = efface.pipeline("emoji")
-    name, preset = METHODS[method]
+    name, preset = PRESETS.get(method, (method, None))
     patch = efface.erase("emoji", concept, method=name, preset=preset)
     base = open_pipeline(pipe, frozen=True)
     erased = open_pipeline(efface.apply(pipe, patch), frozen=True)
