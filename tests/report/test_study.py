@@ -127,6 +127,9 @@ STUDY: dict[str, Any] = {
 }  # fmt: skip
 
 
+MORE: dict[str, Any] = {"uce": {}, "rece": {}, "esd": {}}
+
+
 def test_pooled_is_the_share_of_all_prompts() -> None:
     found = pooled(STUDY["cells"][:2], "uce", "synonyms")
     assert (found.value, found.n, found.skipped) == (0.5, 40, 2)
@@ -138,10 +141,18 @@ def test_what_it_teaches() -> None:
     gone, prompts, kept = teaches(STUDY)
     assert gone == "**Gone from plain prompts**, every concept: uce."
     assert prompts.startswith("**Who writes other prompts** (synonyms) surely finds more")
-    assert prompts.endswith("after uce 60 % (39 to 78) of 20, 1 not judged by synonyms.")
+    assert prompts.endswith("other seeds do after uce 60 % (by synonyms).")
     assert (
         "by the base model at 100 % (72 to 100) of 10. Surely less after none of them. Not" in kept
     )
+
+
+def test_where_nobody_resists_they_are_one() -> None:
+    cells = [told("uce", "cat", 0, 12), told("rece", "cat", 0, 18)]
+    said = teaches({**STUDY, "cells": cells})[1]
+    assert said.endswith("other seeds do after every one of them, 60 % to 90 % (by synonyms).")
+    some = teaches({**STUDY, "cells": [*cells, told("esd", "cat", 0, 1)], "erasers": MORE})[1]
+    assert some.endswith("after rece 90 %, uce 60 % (by synonyms). Not surely after esd.")
 
 
 def test_only_concepts_that_all_were_tried_on_count() -> None:
@@ -161,7 +172,7 @@ def test_attacks_count_where_the_concept_was_gone(word: str, did: str) -> None:
     left = told("uce", "cat", 18, 20)
     left["verdict"]["word"] = word
     gone, prompts, _ = teaches({**STUDY, "cells": [left, told("rece", "cat", 0, 2)]})
-    assert gone.endswith(f"every concept: rece. What {did}: uce on cat.")
+    assert gone.endswith(f"every concept: rece. What {did}: uce (cat).")
     assert "uce" not in prompts
     _, lines = matrix({**STUDY, "cells": [left]})
     assert lines[0][1:4] == ["0 of 1", "–", ""]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from efface.core import Estimate
 from efface.report.pooled import Told, attacks_of, measured, pooled, pooled_kept, told_of
 from efface.report.tables import cell
+from efface.report.words import percent
 
 KINDS = {
     "other prompts": "who writes other prompts",
@@ -132,11 +133,11 @@ def _failures(cells: Sequence[Told]) -> str:
     """Which eraser failed on what, and how."""
     said = ""
     for word, did in FAILED.items():
-        some = [
-            f"{c['eraser']} on {' + '.join(c['concept'])}"
-            for c in cells
-            if c["verdict"]["word"] == word
-        ]
+        found: dict[str, list[str]] = {}
+        for told in cells:
+            if told["verdict"]["word"] == word:
+                found.setdefault(told["eraser"], []).append(" + ".join(told["concept"]))
+        some = [f"{name} ({', '.join(on)})" for name, on in found.items()]
         said += f" What {did}: {_list(some)}." if some else ""
     return said
 
@@ -146,12 +147,20 @@ def _resist(cells: Sequence[Told], names: Sequence[str], kind: str, asked: Seque
     found = {n: f for n in names if (f := worst(cells, n, asked)) is not None}
     yields = {n: f for n, f in found.items() if above(f.rate, pooled(cells, n, CONTROL))}
     most = sorted(yields.items(), key=lambda each: -(each[1].rate.value or 0.0))
-    told = [f"{n} {told_of(f.rate)} by {f.attack}" for n, f in most]
     held = [n for n in found if n not in yields]
+    attacks = {f.attack for f in yields.values()}
+    after = _list(
+        f"{n} {percent(f.rate.value)}{f' by {f.attack}' if len(attacks) > 1 else ''}"
+        for n, f in most
+    )
+    if len(yields) > 1 and not held:
+        high, low = (percent(most[end][1].rate.value) for end in (0, -1))
+        after = f"every one of them, {low} to {high}"
+    by = f" (by {attacks.pop()})" if len(attacks) == 1 else ""
     who = KINDS[kind]
     return (
         f"**{who[0].upper()}{who[1:]}** ({_list(asked)}) surely finds more than other seeds do "
-        f"after {_list(told)}." + (f" Not surely after {_list(held)}." if held else "")
+        f"after {after}{by}." + (f" Not surely after {_list(held)}." if held and yields else "")
     )
 
 
