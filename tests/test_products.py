@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from efface.backbones.products import MANY, fast_products
+from efface.backbones.products import MANY, fast_products, there
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN"
-)
+pytestmark = pytest.mark.skipif(not there(), reason="this PyTorch has no MKL or no oneDNN")
 
 
 class Calls(TorchDispatchMode):

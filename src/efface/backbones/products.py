@@ -19,10 +19,14 @@ MANY = 16
 
 
 def fast_products(count: int, device: torch.device) -> AbstractContextManager[object]:
-    """Within it, `linear` on a CPU is oneDNN's, where this PyTorch has that; for `count` rows."""
-    able = device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Within it, `linear` on a CPU that has MKL is oneDNN's; for `count` rows."""
     asked = count >= MANY and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return OneDnn() if able and asked else nullcontext()
+    return OneDnn() if asked and device.type == "cpu" and there() else nullcontext()
+
+
+def there() -> bool:
+    """Whether this PyTorch has both."""
+    return torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class OneDnn(TorchFunctionMode):
