@@ -1,5 +1,6 @@
 """The loop that draws what is judged: order, lockstep, failures, batches."""
 
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,28 @@ def test_an_attack_that_crashes_is_a_row(
     assert [len(found.get(i, [])) for i in range(4)] == [0, 1, 2, 3]
     assert [r.error for r in found[2]] == [None, "ArithmeticError: the attack's own fault"]
     assert not any(r.error for i in (1, 3) for r in found[i])
+
+
+def test_where_memory_is_short_batches_are_halved(
+    pipe: DiffusionPipeline, tiny_patch: Path, store: Store
+) -> None:
+    here = scene(pipe, tiny_patch, store)
+    assert here.erased.pipe is not None
+    held: list[weakref.ref[torch.Tensor]] = []
+    drawn: list[int] = []
+
+    def short(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        assert all(ref() is None for ref in held), "what could not be drawn is still in memory"
+        if len(args[0]) > 4:  # two guided pictures
+            held.append(weakref.ref(args[0]))
+            raise torch.OutOfMemoryError
+        drawn.append(len(args[0]) // 2)
+
+    hook = here.erased.pipe.unet.register_forward_pre_hook(short)
+    drive(here, "none", attacks.build("none"), roots(4), quiet)
+    hook.remove()
+    assert [row.error for row in store.rows] == [None] * 4
+    assert (len(held), drawn) == (1, [2, 2, 2, 2])  # two steps each
 
 
 def test_more_roots_than_advance_together(

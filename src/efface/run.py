@@ -207,7 +207,9 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
     except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
         if len(cases) == 1:
             return [_reason(error)]
-        return [drawn for case in cases for drawn in _draw(scene, model, [case])]
+    # Out here nothing holds what was drawn so far: it may be memory that was short.
+    half = len(cases) // 2
+    return _draw(scene, model, cases[:half]) + _draw(scene, model, cases[half:])
 
 
 def _artist(model: Model) -> Artist:
@@ -257,11 +259,12 @@ def _verdicts(detector: Detector, pictures: Sequence[Image]) -> list[Verdict | s
         verdicts = detector(pictures)
         if len(verdicts) != len(pictures):
             raise ValueError(f"{len(verdicts)} verdicts on {len(pictures)} pictures")
+        return list(verdicts)
     except Exception as error:  # a detector is anybody's code: where it fails is a row
         if len(pictures) == 1:
             return [_reason(error)]
-        return [said for picture in pictures for said in _verdicts(detector, [picture])]
-    return list(verdicts)
+    half = len(pictures) // 2
+    return _verdicts(detector, pictures[:half]) + _verdicts(detector, pictures[half:])
 
 
 def _reason(error: Exception) -> str:
