@@ -178,6 +178,17 @@ def test_attacks_count_where_the_concept_was_gone(word: str, did: str) -> None:
     assert lines[0][1:4] == ["0 of 1", "–", ""]
 
 
+def test_what_fails_everywhere_is_said_once() -> None:
+    cells = [told("uce", concept, 18, 20) for concept in ("cat", "dog", "owl")]
+    for cell in cells[:2]:
+        cell["verdict"]["word"] = "not erased"
+    assert teaches({**STUDY, "cells": cells})[0].endswith("What did not erase: uce (cat, dog).")
+    cells[2]["verdict"]["word"] = "not erased"
+    assert teaches({**STUDY, "cells": cells})[0].endswith(
+        "What did not erase: uce (every concept)."
+    )
+
+
 def test_a_kind_of_attacker_takes_the_best_attack() -> None:
     asked = {**STUDY, "attacks": ["typos", "synonyms", "img2img", "ringabell", "optimum"]}
     cell = told("uce", "cat", 0, 12)

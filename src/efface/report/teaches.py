@@ -137,7 +137,11 @@ def _failures(cells: Sequence[Told]) -> str:
         for told in cells:
             if told["verdict"]["word"] == word:
                 found.setdefault(told["eraser"], []).append(" + ".join(told["concept"]))
-        some = [f"{name} ({', '.join(on)})" for name, on in found.items()]
+        tried = {name: sum(told["eraser"] == name for told in cells) for name in found}
+        some = [
+            f"{name} ({'every concept' if 1 < tried[name] == len(on) else ', '.join(on)})"
+            for name, on in found.items()
+        ]
         said += f" What {did}: {_list(some)}." if some else ""
     return said
 
