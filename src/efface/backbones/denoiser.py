@@ -19,7 +19,6 @@ from efface.backbone import Noise
 from efface.backbones.checkpoint import DAMAGE, Checkpoint
 from efface.backbones.guided import unguided
 from efface.backbones.noise import noise_of
-from efface.backbones.products import fast_products
 from efface.backbones.sites import Family
 from efface.core import NO_WEIGHTS, EffaceError, Encoded, Said
 
@@ -82,9 +81,7 @@ class LiveDenoiser:
             own.device
         )
         args = (latents.to(**like),)
-        told["return_dict"] = False
-        with fast_products(len(latents), own.device):
-            output = functional_call(self.module, swapped, args, told)[0]
+        output = functional_call(self.module, swapped, args, {**told, "return_dict": False})[0]
         return output[:, : self.shape[0]].float()  # PixArt tells its variance too
 
     @property
