@@ -6,10 +6,10 @@ ran: a run that was stopped anywhere goes on to the rows that it would have had.
 """
 
 import hashlib
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -27,6 +27,8 @@ LIVE = 64
 """Roots that advance together."""
 UNKNOWN = Verdict(None, None)
 """What an attack is sent where its picture could not be drawn or judged."""
+T = TypeVar("T")
+Found = TypeVar("Found")
 Root = tuple[Case, Detector]
 """A case, and who judges what comes of it."""
 
@@ -201,15 +203,12 @@ def _draw(scene: Scene, model: Model, cases: Sequence[Case]) -> list[Image | str
     here = [_outside(scene, case) for case in cases]
     artist, base = _artist(model), _artist(scene.base)
     rough, device = scene.precision is not torch.float32, artist.pipe.device.type
-    try:
+
+    def together(some: Sequence[Case]) -> list[Image]:
         with torch.autocast(device, scene.precision, enabled=rough):
-            return list(draw(artist.pipe, here, quiet, scene.batch, artist.say, base))
-    except Exception as error:  # one case of a batch may be at fault, or a library: it is a row
-        if len(cases) == 1:
-            return [_reason(error)]
-    # Out here nothing holds what was drawn so far: it may be memory that was short.
-    half = len(cases) // 2
-    return _draw(scene, model, cases[:half]) + _draw(scene, model, cases[half:])
+            return list(draw(artist.pipe, some, quiet, scene.batch, artist.say, base))
+
+    return _each(together, here)
 
 
 def _artist(model: Model) -> Artist:
@@ -255,16 +254,25 @@ def _judge(pairs: Sequence[tuple[Image, Detector]]) -> Iterator[Verdict | str]:
 
 
 def _verdicts(detector: Detector, pictures: Sequence[Image]) -> list[Verdict | str]:
-    try:
-        verdicts = detector(pictures)
-        if len(verdicts) != len(pictures):
-            raise ValueError(f"{len(verdicts)} verdicts on {len(pictures)} pictures")
+    def together(some: Sequence[Image]) -> list[Verdict]:
+        verdicts = detector(some)
+        if len(verdicts) != len(some):
+            raise ValueError(f"{len(verdicts)} verdicts on {len(some)} pictures")
         return list(verdicts)
-    except Exception as error:  # a detector is anybody's code: where it fails is a row
-        if len(pictures) == 1:
+
+    return _each(together, pictures)
+
+
+def _each(work: Callable[[Sequence[T]], list[Found]], some: Sequence[T]) -> list[Found | str]:
+    """What comes of each, or why nothing does; where all together fail, halves are tried."""
+    try:
+        return [*work(some)]
+    except Exception as error:  # one of them may be at fault, or anybody's code: it is a row
+        if len(some) == 1:
             return [_reason(error)]
-    half = len(pictures) // 2
-    return _verdicts(detector, pictures[:half]) + _verdicts(detector, pictures[half:])
+    # Out here nothing holds what was drawn so far: it may be memory that was short.
+    half = len(some) // 2
+    return _each(work, some[:half]) + _each(work, some[half:])
 
 
 def _reason(error: Exception) -> str:
