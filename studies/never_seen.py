@@ -31,7 +31,7 @@ from efface.stats import share
 from efface.store import open_store
 from recipes.emoji.data import Pictures, load
 from recipes.emoji.world import BACKGROUNDS, NAMES
-from studies.never_seen_judge import UNSEEN, as_images, composed, known_to, train, unseen
+from studies.never_seen_judge import UNSEEN, known_to, on_grounds, train, unseen
 from studies.readme import publish
 
 COUNT = 4
@@ -111,7 +111,7 @@ def examples(thing: str, folder: Path) -> Path:
     world: Pictures = unseen() if thing in new else load()
     pick = np.flatnonzero(world.thing == (new if thing in new else list(NAMES)).index(thing))
     folder.mkdir(parents=True, exist_ok=True)
-    shown = as_images(composed(world, pick, np.arange(len(pick)) % len(BACKGROUNDS)))
+    shown = on_grounds(world, pick, np.arange(len(pick)) % len(BACKGROUNDS))
     for number, picture in enumerate(shown):
         picture.save(folder / f"{number}.png")
     return folder

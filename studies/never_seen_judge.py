@@ -16,8 +16,9 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from efface.backbones.checkpoint import bundled
 from efface.detectors.judge import Judge
-from recipes.emoji.data import CACHE, Pictures, build, on_background, whole
+from recipes.emoji.data import CACHE, Pictures, load, on_background
 from recipes.emoji.judges import GROUPS, LABELS, Views
+from recipes.emoji.latents import composites
 from recipes.emoji.world import BACKGROUNDS, STYLES, Thing
 
 UNSEEN = tuple(
@@ -38,14 +39,8 @@ STEPS, BATCH, RATE = 1200, 64, 1e-3
 
 
 def unseen() -> Pictures:
-    """The new things in every style that draws them, rendered on first use."""
-    path = OUT / "pictures.npz"
-    if not path.exists():
-        OUT.mkdir(parents=True, exist_ok=True)
-        with whole(path) as fresh:
-            np.savez_compressed(fresh, **vars(build(UNSEEN)))
-    with np.load(path) as data:
-        return Pictures(**{k: data[k] for k in data.files})
+    """The new things in every style that draws them."""
+    return load(OUT, UNSEEN)
 
 
 def kept_back(pictures: Pictures) -> np.ndarray:
@@ -80,18 +75,11 @@ class Both:
         rng = self.views.rng
         pick = rng.choice(self.taught, size - size // 2)
         ground = rng.integers(len(BACKGROUNDS), size=len(pick))
-        fresh = self.views.move(composed(self.pictures, pick, ground))
+        fresh = self.views.move(composites(pick, ground, self.pictures))
         coarse = torch.from_numpy(rng.random(len(pick)) < 0.3)
         fresh[coarse] = self.views.code.decode(self.views.code.encode(fresh[coarse]))
         new = torch.from_numpy(self.pictures.thing[pick]) + GROUPS[0]
         return torch.cat([known, fresh]), torch.cat([labels[:, 0], new])
-
-
-def composed(pictures: Pictures, pick: np.ndarray, ground: np.ndarray) -> Tensor:
-    """Pictures on backgrounds: [n, 3, 64, 64] in -1..1."""
-    colours = list(BACKGROUNDS.values())
-    some = [on_background(pictures.rgba[i], colours[g]) for i, g in zip(pick, ground, strict=True)]
-    return torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train() -> Path:
@@ -127,21 +115,24 @@ def known_to(judge: Judge) -> dict[str, list[bool]]:
     """What the judge says of pictures it was not trained on, by what they show."""
     pictures = unseen()
     pick, ground = np.meshgrid(np.flatnonzero(kept_back(pictures)), np.arange(len(BACKGROUNDS)))
-    shown = as_images(composed(pictures, pick.ravel(), ground.ravel()))
+    shown = on_grounds(pictures, pick.ravel(), ground.ravel())
     names = [UNSEEN[t].name for t in pictures.thing[pick.ravel()]]
     new = [said == name for said, name in zip(judge.names(shown), names, strict=True)]
     views = Views(44)
     held = np.flatnonzero(views.pictures.held_out)
-    world = composed(views.pictures, held, held % len(BACKGROUNDS))
+    world = on_grounds(views.pictures, held, held % len(BACKGROUNDS))
     things = [LABELS[t].partition(":")[2] for t in views.pictures.thing[held]]
-    old = [said == name for said, name in zip(judge.names(as_images(world)), things, strict=True)]
+    old = [said == name for said, name in zip(judge.names(world), things, strict=True)]
     return {
         "things never seen by the model, in a style the judge never saw": new,
         "the model's": old,
     }
 
 
-def as_images(pictures: Tensor) -> list[Image.Image]:
-    """[n, 3, s, s] in -1..1 as pictures."""
-    levels = ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(level) for level in levels]
+def on_grounds(pictures: Pictures, pick: np.ndarray, ground: np.ndarray) -> list[Image.Image]:
+    """Pictures by their index and background index."""
+    colours = list(BACKGROUNDS.values())
+    return [
+        Image.fromarray(on_background(pictures.rgba[i], colours[g]))
+        for i, g in zip(pick, ground, strict=True)
+    ]

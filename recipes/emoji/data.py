@@ -182,7 +182,7 @@ def labels() -> dict[str, str]:
     return {row["hexcode"].lower().replace("-fe0f", ""): row["label"] for row in rows}
 
 
-def build(things: Sequence[Thing] = THINGS) -> Pictures:
+def build(things: Sequence[Thing]) -> Pictures:
     """Render every (concept, style) pair that exists."""
     rgba, large, thing, style, out = [], [], [], [], []
     for s, (style_name, package) in enumerate(STYLES.items()):
@@ -205,11 +205,12 @@ def build(things: Sequence[Thing] = THINGS) -> Pictures:
 
 
 @cache
-def load(folder: Path = CACHE) -> Pictures:
-    """The rendered pictures, made on first use."""
+def load(folder: Path = CACHE, things: Sequence[Thing] = THINGS) -> Pictures:
+    """The rendered pictures of things, made on first use."""
     path = folder / "pictures.npz"
     if not path.exists():
-        pictures = build()
+        pictures = build(things)
+        folder.mkdir(parents=True, exist_ok=True)
         with whole(path) as fresh:
             np.savez_compressed(fresh, **vars(pictures))
     with np.load(path) as data:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.emoji.data import CACHE, load, on_background, whole
+from recipes.emoji.data import CACHE, Pictures, load, on_background, whole
 from recipes.emoji.world import BACKGROUNDS
 
 PATCH, CHANNELS = 8, 8
@@ -54,9 +54,12 @@ class LinearCode:
             return cls(**{k: torch.from_numpy(data[k]) for k in data.files})
 
 
-def composites(index: np.ndarray, ground: np.ndarray) -> Tensor:
-    """Pictures of the world by picture index and background index: [n, 3, 64, 64] in -1..1."""
-    rgba, colours = load().rgba, list(BACKGROUNDS.values())
+def composites(index: np.ndarray, ground: np.ndarray, pictures: Pictures | None = None) -> Tensor:
+    """Pictures by their index and background index: [n, 3, 64, 64] in -1..1.
+
+    `pictures`: none: those of the world.
+    """
+    rgba, colours = (pictures or load()).rgba, list(BACKGROUNDS.values())
     drawn = [on_background(rgba[i], colours[g]) for i, g in zip(index, ground, strict=True)]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -65,7 +68,8 @@ def fit() -> LinearCode:
     """Principal components over every trained picture on every background."""
     trained = np.flatnonzero(~load().held_out)
     grid = [(i, g) for i in trained for g in range(len(BACKGROUNDS))]
-    patches = to_patches(composites(*map(np.array, zip(*grid, strict=True)))).double()
+    index, ground = map(np.array, zip(*grid, strict=True))
+    patches = to_patches(composites(index, ground)).double()
     flat = patches.permute(0, 2, 3, 1).reshape(-1, patches.shape[1])
     mean = flat.mean(0)
     values, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
