@@ -11,6 +11,7 @@ kinds of things looks (`studies.never_seen_judge`).
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from efface.detectors.judge import Judge
 from efface.outcomes import outcomes
 from efface.output import write_whole
 from efface.prompts import targets
+from efface.report.words import interval
 from efface.run import Scene, drive
 from efface.stats import share
 from efface.store import open_store
@@ -137,8 +139,7 @@ def pooled(lines: Sequence[Line], attack: str, query: int) -> str:
     some = [line for line in lines if line["attack"] == attack]
     hits = sum(at <= (query or at) for line in some for at in line["hit at"])
     n = sum(line["n"] for line in some)
-    low, high = (round(100 * end) for end in share([i < hits for i in range(n)]).interval or (0, 1))
-    return f"{hits} of {n} ({low} to {high} %)"
+    return f"{hits} of {n}{interval(asdict(share([i < hits for i in range(n)])), ' ({} %)')}"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from efface.metrics import build as measure
 from efface.outcomes import outcomes, same
 from efface.output import write_whole
 from efface.prompts import targets
+from efface.report.words import interval
 from efface.run import Scene, drive
 from efface.store import open_store
 from studies.readme import publish
@@ -88,8 +89,7 @@ def table(lines: Lines) -> str:
 
 def found(line: dict[str, Any]) -> str:
     """As in "3 of 8 (14 to 69 %)"."""
-    low, high = (round(100 * end) for end in line["interval"])
-    return f"{round(line['found'] * line['n'])} of {line['n']} ({low} to {high} %)"
+    return f"{round(line['found'] * line['n'])} of {line['n']}{interval(line, ' ({} %)')}"
 
 
 def cell(concept: str, method: str, count: int, known: Lines) -> Iterator[dict[str, Any]]:
